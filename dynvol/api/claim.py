@@ -1,0 +1,110 @@
+"""DynamicVolumeClaim: which storage appears where in which pods (design §3). The schema is config/crd."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from .meta import Condition, ObjectMeta, Projection
+
+
+class LabelSelectorRequirement(Projection, frozen=True):
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """metav1.LabelSelectorRequirement. An operator that this version does not know matches nothing."""
+        match self.operator:
+            case "In":
+                return self.key in labels and labels[self.key] in self.values
+            case "NotIn":
+                return self.key not in labels or labels[self.key] not in self.values
+            case "Exists":
+                return self.key in labels
+            case "DoesNotExist":
+                return self.key not in labels
+            case _:
+                return False
+
+
+class LabelSelector(Projection, frozen=True):
+    """metav1.LabelSelector. The empty selector matches every pod."""
+
+    match_labels: dict[str, str] = {}
+    match_expressions: tuple[LabelSelectorRequirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        pairs = all(labels.get(k) == v for k, v in self.match_labels.items())
+        return pairs and all(r.matches(labels) for r in self.match_expressions)
+
+
+class S3Config(Projection, frozen=True):
+    bucket: str
+    endpoint: str = ""
+    prefix: str = ""
+    region: str = ""
+    path_style: bool = True
+
+
+class ClaimSpec(Projection, frozen=True):
+    mountpoint: str
+    selector: LabelSelector
+    read_only: bool = False
+    storage_provider: str = ""
+    storage_provider_class: str = ""
+    s3_config: S3Config | None = None
+    uid: int | None = None
+    gid: int | None = None
+    umask: str = ""
+    """Octal digits, as in `umask(1)`; empty: the provider's default."""
+
+    @property
+    def provider(self) -> str:
+        """The provider, named or else following from which configuration is given; empty if neither."""
+        return self.storage_provider or ("s3" if self.s3_config is not None else "")
+
+
+class PodMount(Projection, frozen=True):
+    """One entry of `status.pods` (a list map keyed by `uid`); each is owned by the process of its pod's node."""
+
+    uid: str
+    pod: str
+    node: str
+    mount_pod: str = ""
+    path: str = ""
+    """The path in the pod's first container that mounts the volume."""
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""
+    observed_generation: int = 0
+    last_transition_time: str = ""
+
+
+class ClaimStatus(Projection, frozen=True):
+    observed_generation: int = 0
+    desired: int = 0
+    mounted: int = 0
+    failed: int = 0
+    summary: str = ""
+    """`mounted/desired`, for the printer column."""
+    pods: tuple[PodMount, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+class DynamicVolumeClaim(Projection, frozen=True):
+    metadata: ObjectMeta = ObjectMeta()
+    spec: ClaimSpec
+    status: ClaimStatus = ClaimStatus()
+
+
+def age_order(claim: DynamicVolumeClaim) -> tuple[str, str, str]:
+    """Sort key, oldest first: creation time, then namespace/name, so that every node picks the same winner of a conflict."""
+    return (claim.metadata.creation_timestamp, claim.metadata.key, claim.metadata.uid)
+
+
+def digest(value: object) -> str:
+    """Twelve hexadecimal digits that differ when `value` (anything msgspec encodes) does; order of mapping keys is ignored."""
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:12]

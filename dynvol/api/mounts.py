@@ -1,0 +1,106 @@
+"""What the node process and a mount pod say to each other: two annotations of the mount pod, JSON lists of these types.
+
+The node process alone writes `names.WANTED_ANNOTATION`, the mounter alone `names.REPORT_ANNOTATION`; each ignores fields that it
+does not know, so that one may be newer than the other. Nothing in here is secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+
+class Phase(StrEnum):
+    """Of one mount. What is reported to users has the same words."""
+
+    PENDING = "Pending"
+    """Wanted, and no one has begun."""
+    MOUNTING = "Mounting"
+    MOUNTED = "Mounted"
+    UNMOUNTING = "Unmounting"
+    """No longer wanted; being flushed and unmounted."""
+    FAILED = "Failed"
+    """Not mounted; tried again with back-off."""
+    CONFLICT = "Conflict"
+    """Not tried: an older claim has the same or a nested mountpoint in this pod."""
+
+
+class WantedMount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One bucket (or other storage) at one path of one workload pod.
+
+    `path` is relative to the mounter's root: `<pod uid>/<mountpoint without its leading slash>`. `spec_hash` covers everything that
+    makes two mounts different, so a changed hash at the same path means: unmount, then mount anew. `source()` is the name under
+    which the mount shows in the mount table, whoever looks.
+    """
+
+    claim: str
+    """namespace/name, for messages."""
+    claim_uid: str
+    pod_uid: str
+    path: str
+    provider: str
+    spec_hash: str
+    read_only: bool = False
+    parameters: dict[str, str] = {}
+    """Non-secret: for s3 `bucket`, `endpoint`, `prefix`, `region`, `pathStyle`, `uid`, `gid`, `umask`, `mounter`, `options`."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.claim_uid}/{self.pod_uid}"
+
+    @property
+    def source(self) -> str:
+        return f"dynvol-{self.claim_uid}-{self.spec_hash}"
+
+
+class MountReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What became of one mount. An entry stays until its mount is gone from the mount table, then it is dropped."""
+
+    claim_uid: str
+    pod_uid: str
+    path: str
+    spec_hash: str
+    phase: Phase
+    reason: str = ""
+    """CamelCase, stable: `NoSuchBucket`, `AccessDenied`, `EndpointUnreachable`, `ClientExited`, `UnflushedData`, …"""
+    message: str = ""
+    """One sentence for the user: what is wrong and what to do."""
+    time: str = ""
+    """RFC 3339, of the last change of phase or reason."""
+    restarts: int = 0
+    """How often the client of this mount was started again since the mounter runs."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.claim_uid}/{self.pod_uid}"
+
+
+_wanted = msgspec.json.Decoder(list[WantedMount])
+_reports = msgspec.json.Decoder(list[MountReport])
+
+
+class MalformedAnnotation(ValueError):
+    """An annotation of a mount pod is not the JSON that it should be. Whoever reads it keeps what it has."""
+
+
+def decode_wanted(text: str) -> list[WantedMount]:
+    """Raises `MalformedAnnotation`; an empty or missing annotation is an empty list."""
+    try:
+        return _wanted.decode(text) if text else []
+    except msgspec.MsgspecError as error:
+        raise MalformedAnnotation(f"wanted mounts: {error}") from error
+
+
+def decode_reports(text: str) -> list[MountReport]:
+    """Raises `MalformedAnnotation`; an empty or missing annotation is an empty list."""
+    try:
+        return _reports.decode(text) if text else []
+    except msgspec.MsgspecError as error:
+        raise MalformedAnnotation(f"mount report: {error}") from error
+
+
+def encode(entries: Sequence[WantedMount] | Sequence[MountReport]) -> str:
+    """Compact JSON in a stable order, so that equal content is an equal string."""
+    return msgspec.json.encode(sorted(entries, key=lambda e: (e.path, e.claim_uid)), order="deterministic").decode()
