@@ -94,7 +94,7 @@ class ClaimStatus(Projection, frozen=True):
     conditions: tuple[Condition, ...] = ()
 
 
-class DynamicVolumeClaim(Projection, frozen=True):
+class DynamicVolumeClaim(Projection, frozen=True, kw_only=True):
     metadata: ObjectMeta = ObjectMeta()
     spec: ClaimSpec
     status: ClaimStatus = ClaimStatus()

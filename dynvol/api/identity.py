@@ -31,9 +31,7 @@ class Workload:
     def of(cls, *, node: str, namespace: str, provider_class: str, policy: str, pod_uid: str) -> Workload:
         """The workload that a pod's volume belongs to: under `shared`, the pod's uid plays no part."""
         shared = policy == names.SHARED
-        return cls(
-            node, namespace, provider_class, names.SHARED if shared else names.INDEPENDENT, "" if shared else pod_uid
-        )
+        return cls(node, namespace, provider_class, names.SHARED if shared else names.INDEPENDENT, "" if shared else pod_uid)
 
     @property
     def uuid(self) -> str:

@@ -17,7 +17,7 @@ class ClassStatus(Projection, frozen=True):
     conditions: tuple[Condition, ...] = ()
 
 
-class StorageProviderClass(Projection, frozen=True):
+class StorageProviderClass(Projection, frozen=True, kw_only=True):
     metadata: ObjectMeta = ObjectMeta()
     spec: ClassSpec
     status: ClassStatus = ClassStatus()

@@ -30,9 +30,7 @@ class Resource(Generic[T]):
 
 
 CLAIMS: Final = Resource(names.GROUP, names.VERSION, "dynamicvolumeclaims", names.CLAIM_KIND, True, DynamicVolumeClaim)
-CLASSES: Final = Resource(
-    names.GROUP, names.VERSION, "storageproviderclasses", names.CLASS_KIND, False, StorageProviderClass
-)
+CLASSES: Final = Resource(names.GROUP, names.VERSION, "storageproviderclasses", names.CLASS_KIND, False, StorageProviderClass)
 PODS: Final = Resource("", "v1", "pods", "Pod", True, Pod)
 SECRETS: Final = Resource("", "v1", "secrets", "Secret", True, Secret)
 NODES: Final = Resource("", "v1", "nodes", "Node", False, Node)
