@@ -1,0 +1,236 @@
+"""Which claim belongs in which pod: the decision from which everything else follows.
+
+Pure: it sees objects, not the node. It does not say whether a mount exists, only whether one should. The same input gives the same
+answer on every node and after every restart, whatever the order in which the objects came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from dynvol.api import names
+from dynvol.api.claim import DynamicVolumeClaim, age_order, digest
+from dynvol.api.core import Pod
+from dynvol.api.identity import Workload
+from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.api.providerclass import StorageProviderClass
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicVolume:
+    """A CSI volume of our driver in a pod's spec, whoever wrote it there."""
+
+    name: str
+    provider_class: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a pair of claim and pod gets no mount. `message` is one sentence for the user."""
+
+    phase: Phase
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A claim that reaches a pod: through `volume`, unless `refusal` says why not."""
+
+    claim: DynamicVolumeClaim
+    pod: Pod
+    volume: DynamicVolume | None
+    refusal: Refusal | None = None
+
+    @property
+    def path(self) -> str:
+        """The mountpoint below the mounter's root."""
+        return f"{self.pod.metadata.uid}{self.claim.spec.mountpoint}"
+
+
+def dynamic_volumes(pod: Pod) -> tuple[DynamicVolume, ...]:
+    """The dynamic volumes of `pod`, in the order of its spec."""
+    return tuple(
+        DynamicVolume(
+            volume.name,
+            volume.csi.volume_attributes.get(names.CLASS_ATTRIBUTE, ""),
+            volume.csi.volume_attributes.get(names.POLICY_ATTRIBUTE, names.INDEPENDENT),
+        )
+        for volume in pod.spec.volumes
+        if volume.csi is not None and volume.csi.driver == names.DRIVER
+    )
+
+
+def workload(pod: Pod, volume: DynamicVolume) -> Workload:
+    """Whose mount pod serves `volume` of `pod`. The pod must be bound to a node."""
+    return Workload.of(
+        node=pod.spec.node_name,
+        namespace=pod.metadata.namespace,
+        provider_class=volume.provider_class,
+        policy=volume.policy,
+        pod_uid=pod.metadata.uid,
+    )
+
+
+def workloads(pod: Pod) -> tuple[Workload, ...]:
+    return tuple(workload(pod, volume) for volume in dynamic_volumes(pod))
+
+
+def attachments(
+    pod: Pod, claims: Iterable[DynamicVolumeClaim], classes: Mapping[str, StorageProviderClass]
+) -> tuple[Attachment, ...]:
+    """The claims that reach `pod`, oldest first; refused ones too, so that someone tells the user.
+
+    A pod that has finished uses nothing. A terminating one does, until it is gone: its programs may still write.
+    """
+    volumes = dynamic_volumes(pod)
+    if not volumes or pod.finished:
+        return ()
+    reaching = sorted((c for c in claims if reaches(c, pod)), key=age_order)
+    routed = [a for claim in reaching if (a := _route(claim, pod, volumes, classes)) is not None]
+    return _without_overlaps(routed)
+
+
+def reaches(claim: DynamicVolumeClaim, pod: Pod) -> bool:
+    """Same namespace, matching labels, and the claim is not on its way out."""
+    meta = claim.metadata
+    return meta.namespace == pod.metadata.namespace and not meta.deleting and claim.spec.selector.matches(pod.metadata.labels)
+
+
+def _route(
+    claim: DynamicVolumeClaim, pod: Pod, volumes: Sequence[DynamicVolume], classes: Mapping[str, StorageProviderClass]
+) -> Attachment | None:
+    """The volume of `pod` that carries `claim`; None if the pod has none for it and so is left alone."""
+    named = claim.spec.storage_provider_class
+    candidates = [v for v in volumes if not named or v.provider_class == named]
+    fitting = [v for v in candidates if (c := classes.get(v.provider_class)) and c.spec.provider == claim.spec.provider]
+    missing = [v for v in candidates if v.provider_class not in classes]
+    match fitting, missing:
+        case [volume], _:
+            return Attachment(claim, pod, volume)
+        case [], [volume, *_]:
+            return _refused(claim, pod, "ClassNotFound", f"StorageProviderClass {volume.provider_class} does not exist; create it")
+        case [], []:
+            return None
+        case _:
+            choices = ", ".join(v.provider_class for v in fitting)
+            return _refused(
+                claim,
+                pod,
+                "AmbiguousClass",
+                f"the pod has several volumes of provider {claim.spec.provider} ({choices}); name one in spec.storageProviderClass",
+            )
+
+
+def _refused(claim: DynamicVolumeClaim, pod: Pod, reason: str, message: str, *, phase: Phase = Phase.FAILED) -> Attachment:
+    return Attachment(claim, pod, None, Refusal(phase, reason, message))
+
+
+def _without_overlaps(routed: Sequence[Attachment]) -> tuple[Attachment, ...]:
+    """Of mounts at equal or nested paths in one volume the oldest stays; one that lost stands in no one's way."""
+    decided: list[Attachment] = []
+    for attachment in routed:
+        winner = next((d for d in decided if _overlap(d, attachment)), None)
+        if winner is None:
+            decided.append(attachment)
+            continue
+        message = (
+            f"mountpoint {attachment.claim.spec.mountpoint} overlaps {winner.claim.spec.mountpoint} of the older claim "
+            f"{winner.claim.metadata.name}; choose another mountpoint or delete that claim"
+        )
+        decided.append(_refused(attachment.claim, attachment.pod, "MountpointConflict", message, phase=Phase.CONFLICT))
+    return tuple(decided)
+
+
+def _overlap(one: Attachment, other: Attachment) -> bool:
+    if one.volume is None or one.volume != other.volume:
+        return False
+    return nested(one.claim.spec.mountpoint, other.claim.spec.mountpoint)
+
+
+def nested(one: str, other: str) -> bool:
+    """Whether two absolute, normal paths are the same or one lies below the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -> WantedMount:
+    """What a mount pod is told of an attachment that was not refused."""
+    claim, pod = attachment.claim, attachment.pod
+    parameters = _storage(claim) | _owner(claim, pod) | _client(provider_class)
+    identity = (claim.spec.provider, attachment.path, claim.spec.read_only, parameters)
+    return WantedMount(
+        claim=claim.metadata.key,
+        claim_uid=claim.metadata.uid,
+        pod_uid=pod.metadata.uid,
+        path=attachment.path,
+        provider=claim.spec.provider,
+        spec_hash=digest(identity),
+        read_only=claim.spec.read_only,
+        parameters=parameters,
+    )
+
+
+def _storage(claim: DynamicVolumeClaim) -> dict[str, str]:
+    config = claim.spec.s3_config
+    if config is None:
+        return {}
+    given = {"bucket": config.bucket, "endpoint": config.endpoint, "prefix": config.prefix, "region": config.region}
+    return {k: v for k, v in given.items() if v} | {"pathStyle": str(config.path_style).lower()}
+
+
+def _owner(claim: DynamicVolumeClaim, pod: Pod) -> dict[str, str]:
+    """Owner and mode of what is mounted: the claim's word, else what the pod runs as (design §3).
+
+    A group that comes from `fsGroup` alone may write, since that is what fsGroup promises; the owner may be any image's user.
+    """
+    context = pod.spec.security_context
+    uid = claim.spec.uid if claim.spec.uid is not None else _runs_as_user(pod)
+    gid = next((g for g in (claim.spec.gid, context.fs_group, context.run_as_group) if g is not None), None)
+    umask = claim.spec.umask or ("0002" if claim.spec.gid is None and context.fs_group is not None else "")
+    given = {"uid": uid, "gid": gid}
+    return {k: str(v) for k, v in given.items() if v is not None} | ({"umask": umask} if umask else {})
+
+
+def _runs_as_user(pod: Pod) -> int | None:
+    """The pod's user, or the one that all containers which see a dynamic volume agree on."""
+    if pod.spec.security_context.run_as_user is not None:
+        return pod.spec.security_context.run_as_user
+    volumes = {v.name for v in dynamic_volumes(pod)}
+    users = {c.security_context.run_as_user for c in pod.spec.containers if any(m.name in volumes for m in c.volume_mounts)}
+    return users.pop() if len(users) == 1 else None
+
+
+def _client(provider_class: StorageProviderClass) -> dict[str, str]:
+    parameters = provider_class.spec.parameters
+    given = {"mounter": parameters.get(names.MOUNTER_PARAMETER, ""), "options": parameters.get(names.OPTIONS_PARAMETER, "")}
+    return {k: v for k, v in given.items() if v}
+
+
+def wanted_mounts(
+    mine: Iterable[Attachment], classes: Mapping[str, StorageProviderClass], reports: Iterable[MountReport]
+) -> tuple[WantedMount, ...]:
+    """What one mount pod is told: everything that is attached, except where an earlier mount of another claim still is.
+
+    That one must be flushed and gone first, since a mount over or below it would hide data that is on its way out.
+    """
+    held = {(r.path, r.claim_uid) for r in reports}
+    wanted = [wanted_mount(a, classes[a.volume.provider_class]) for a in mine if a.volume and a.volume.provider_class in classes]
+    return tuple(w for w in wanted if not any(nested(w.path, path) and owner != w.claim_uid for path, owner in held))
+
+
+def by_claim(found: Iterable[Attachment]) -> dict[str, tuple[Attachment, ...]]:
+    """Attachments grouped by the claim's key."""
+    ordered = sorted(found, key=lambda a: a.claim.metadata.key)
+    return {key: tuple(group) for key, group in groupby(ordered, key=lambda a: a.claim.metadata.key)}
+
+
+def path_in_container(attachment: Attachment) -> str:
+    """Where the first container that mounts a dynamic volume sees the mountpoint; the bare mountpoint if none does."""
+    volumes = {attachment.volume.name} if attachment.volume else {v.name for v in dynamic_volumes(attachment.pod)}
+    spec = attachment.pod.spec
+    mounts = (m for c in (*spec.containers, *spec.init_containers) for m in c.volume_mounts if m.name in volumes)
+    root = next((m.mount_path for m in mounts), "")
+    return root.rstrip("/") + attachment.claim.spec.mountpoint

@@ -1,0 +1,143 @@
+"""The manifests that a node process writes: a mount pod and the copy of the Secret that it alone mounts.
+
+Pure. Names come from `api.identity`, so a manifest made twice is the same object.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynvol.api import names
+from dynvol.api.claim import digest
+from dynvol.api.core import Secret
+from dynvol.api.identity import Workload, label_value
+from dynvol.api.mounts import WantedMount, encode
+from dynvol.api.providerclass import StorageProviderClass
+
+Manifest = dict[str, Any]
+
+CREDENTIALS_DIGEST = f"{names.GROUP}/credentials-digest"
+"""On the Secret copy: changes when the original does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What all mount pods of this installation share. `grace_seconds` is how long one goes on serving while its node is drained."""
+
+    namespace: str
+    image: str
+    state_dir: str
+    service_account: str = "dynvol-mount"
+    grace_seconds: int = 600
+
+
+def mount_pod(
+    workload: Workload, *, provider_class: StorageProviderClass, wanted: Sequence[WantedMount], installation: Installation
+) -> Manifest:
+    """The mount pod of `workload`, already told what to mount."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": workload.mount_pod,
+            "namespace": installation.namespace,
+            "labels": labels(workload),
+            "annotations": {names.WORKLOAD_ANNOTATION: workload.annotation, names.WANTED_ANNOTATION: encode(wanted)},
+        },
+        "spec": {
+            "serviceAccountName": installation.service_account,
+            "priorityClassName": "system-node-critical",
+            "restartPolicy": "OnFailure",
+            "terminationGracePeriodSeconds": installation.grace_seconds,
+            "enableServiceLinks": False,
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": _pinned_to(workload.node),
+            "containers": [_mounter(provider_class, installation)],
+            "volumes": [
+                {"name": "xvols", "hostPath": {"path": str(workload.root(installation.state_dir)), "type": "Directory"}},
+                {"name": "credentials", "secret": {"secretName": workload.mount_pod, "defaultMode": 0o400}},
+                {"name": "run", "emptyDir": {"medium": "Memory"}},
+                {"name": "cache", "emptyDir": {}},
+            ],
+        },
+    }
+
+
+def labels(workload: Workload) -> dict[str, str]:
+    """By these a node finds its own mount pods and Secret copies, and the leader those of a class."""
+    return {
+        "app.kubernetes.io/name": "dynvol",
+        "app.kubernetes.io/component": "mount-pod",
+        names.MOUNT_POD_LABEL: workload.uuid,
+        names.NODE_LABEL: label_value(workload.node),
+        names.CLASS_ANNOTATION: label_value(workload.provider_class),
+    }
+
+
+def _pinned_to(node: str) -> Manifest:
+    field = {"key": "metadata.name", "operator": "In", "values": [node]}
+    terms = [{"matchFields": [field]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def _mounter(provider_class: StorageProviderClass, installation: Installation) -> Manifest:
+    return {
+        "name": "mounter",
+        "image": installation.image,
+        "args": ["mounter", "--root", names.MOUNTER_ROOT, "--credentials", names.CREDENTIALS_DIR],
+        "env": [
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            {"name": "TERMINATION_GRACE", "value": str(installation.grace_seconds)},
+        ],
+        # Bidirectional propagation is for privileged containers only (Kubernetes' rule, not ours).
+        "securityContext": {"privileged": True},
+        "resources": resources(provider_class.spec.parameters),
+        "volumeMounts": [
+            {"name": "xvols", "mountPath": names.MOUNTER_ROOT, "mountPropagation": "Bidirectional"},
+            {"name": "credentials", "mountPath": names.CREDENTIALS_DIR, "readOnly": True},
+            {"name": "run", "mountPath": "/run/dynvol"},
+            {"name": "cache", "mountPath": "/var/cache/dynvol"},
+        ],
+    }
+
+
+def resources(parameters: Mapping[str, str]) -> Manifest:
+    """`resources` of the mounter, as the class grants them; what it does not name is left open."""
+    keys = {
+        ("requests", "cpu"): names.CPU_REQUEST_PARAMETER,
+        ("requests", "memory"): names.MEMORY_REQUEST_PARAMETER,
+        ("limits", "cpu"): names.CPU_LIMIT_PARAMETER,
+        ("limits", "memory"): names.MEMORY_LIMIT_PARAMETER,
+    }
+    granted: Manifest = {}
+    for (kind, what), key in keys.items():
+        if value := parameters.get(key):
+            granted.setdefault(kind, {})[what] = value
+    return granted
+
+
+def secret_copy(workload: Workload, *, original: Secret, namespace: str) -> Manifest:
+    """The copy of a class's Secret that one mount pod mounts, with only the keys that a mounter reads."""
+    keys = (names.ACCESS_KEY, names.SECRET_KEY, names.SESSION_TOKEN)
+    data = {k: base64.b64encode(original.data[k]).decode() for k in keys if k in original.data}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": workload.mount_pod,
+            "namespace": namespace,
+            "labels": labels(workload),
+            "annotations": {CREDENTIALS_DIGEST: credentials_digest(original)},
+        },
+        "type": "Opaque",
+        "data": data,
+    }
+
+
+def credentials_digest(original: Secret) -> str:
+    """Says whether a copy is up to date without reading it. Twelve digits of a hash over uid and version: no key material in it."""
+    return digest((original.metadata.uid, original.metadata.resource_version))

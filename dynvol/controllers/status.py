@@ -1,0 +1,275 @@
+"""What claims and classes say of themselves: pure functions from what is known to what is written.
+
+A node speaks for the pods that it runs (`pod_mount`); the leader sums up (`claim_status`, `class_status`). A mount counts as
+mounted only if the mount pod says so, its container runs, *and* this node's own mount table shows the right source at its path.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from dynvol.api import names
+from dynvol.api.claim import ClaimStatus, DynamicVolumeClaim, PodMount
+from dynvol.api.core import Pod
+from dynvol.api.meta import Condition, with_transition_times
+from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.api.providerclass import ClassStatus, StorageProviderClass
+
+from .desired import Attachment, path_in_container
+
+_HARMLESS_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+_NAMED_IN_MESSAGES: Final = 3
+"""How many pods a condition's message names before it says how many more there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a workload cannot be served at all. `message` is one sentence for the user."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What this node knows of the mount pod of one workload. `reports` are by path below the mounter's root."""
+
+    name: str
+    pod: Pod | None = None
+    reports: Mapping[str, MountReport] = field(default_factory=dict)
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    phase: Phase
+    reason: str = ""
+    message: str = ""
+
+
+def standing(wanted: WantedMount | None, serving: Serving, *, in_table: Callable[[WantedMount], bool]) -> Standing:
+    """How one wanted mount stands. `wanted` is None while an earlier mount at its path is still going away."""
+    report = serving.reports.get(wanted.path) if wanted else None
+    current = report if report and wanted and (report.claim_uid, report.spec_hash) == (wanted.claim_uid, wanted.spec_hash) else None
+    running = serving.pod is not None and container_runs(serving.pod)
+    if wanted and current and current.phase == Phase.MOUNTED and running and in_table(wanted):
+        return Standing(Phase.MOUNTED)
+    if serving.problem is not None:
+        return Standing(Phase.FAILED, serving.problem.reason, serving.problem.message)
+    if (trouble := mount_pod_trouble(serving)) is not None:
+        return trouble
+    if wanted is None:
+        return Standing(Phase.PENDING, "PathInUse", "waiting for the earlier mount at this path to be flushed and unmounted")
+    if current is None:
+        return Standing(Phase.MOUNTING, "Requested", f"mount pod {serving.name} has been told")
+    if current.phase == Phase.MOUNTED:
+        return Standing(Phase.MOUNTING, "NotInMountTable", "the mount pod reports it mounted; this node does not see it yet")
+    return Standing(current.phase, current.reason, current.message)
+
+
+def mount_pod_trouble(serving: Serving) -> Standing | None:
+    """What keeps the mount pod itself from working, in words; None if nothing does."""
+    pod = serving.pod
+    if pod is None:
+        return Standing(Phase.PENDING, "MountPodCreating", f"mount pod {serving.name} is being created")
+    if pod.metadata.deleting:
+        return Standing(Phase.PENDING, "MountPodReplaced", f"mount pod {serving.name} was deleted and is being replaced")
+    if pod.finished:
+        why = pod.status.message or pod.status.reason or f"phase {pod.status.phase}"
+        return Standing(Phase.PENDING, "MountPodReplaced", f"mount pod {serving.name} ended ({why}) and is being replaced")
+    for condition in pod.status.conditions:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return Standing(Phase.PENDING, "MountPodUnschedulable", f"mount pod {serving.name}: {condition.message}")
+    return _container_trouble(pod)
+
+
+def _container_trouble(pod: Pod) -> Standing | None:
+    for status in pod.status.container_statuses:
+        waiting, ended = status.state.waiting, status.last_state.terminated or status.state.terminated
+        if waiting and waiting.reason not in _HARMLESS_WAITS:
+            last = f"; it last ended with {ended.reason or 'code'} {ended.exit_code}" if ended else ""
+            message = f"mount pod {pod.metadata.name} is waiting: {waiting.reason} {waiting.message}".rstrip() + last
+            return Standing(Phase.FAILED, "OOMKilled" if ended and ended.reason == "OOMKilled" else waiting.reason, message)
+    if not container_runs(pod):
+        return Standing(Phase.PENDING, "MountPodStarting", f"mount pod {pod.metadata.name} is starting")
+    return None
+
+
+def container_runs(pod: Pod) -> bool:
+    return any(status.state.running is not None for status in pod.status.container_statuses)
+
+
+def pod_mount(attachment: Attachment, stands: Standing, *, mount_pod: str, had: PodMount | None, at: str) -> PodMount:
+    """The entry of `status.pods` for one pair of claim and pod."""
+    if attachment.refusal is not None:
+        refusal = attachment.refusal
+        stands = Standing(refusal.phase, refusal.reason, refusal.message)
+    entry = PodMount(
+        uid=attachment.pod.metadata.uid,
+        pod=attachment.pod.metadata.name,
+        node=attachment.pod.spec.node_name,
+        mount_pod=mount_pod,
+        path=path_in_container(attachment),
+        phase=stands.phase.value,
+        reason=stands.reason,
+        message=stands.message,
+        observed_generation=attachment.claim.metadata.generation,
+    )
+    return _stamped(entry, had=had, at=at)
+
+
+def leftover(had: PodMount, report: MountReport | None, *, at: str) -> PodMount:
+    """The entry of a pair that is no more, while its mount still is."""
+    message = report.message if report and report.message else "no longer wanted; being flushed and unmounted"
+    reason = report.reason if report else ""
+    return _stamped(msgspec.structs.replace(had, phase=Phase.UNMOUNTING.value, reason=reason, message=message), had=had, at=at)
+
+
+def _stamped(entry: PodMount, *, had: PodMount | None, at: str) -> PodMount:
+    same = had is not None and had.phase == entry.phase and had.last_transition_time
+    return msgspec.structs.replace(entry, last_transition_time=had.last_transition_time if had and same else at)
+
+
+def claim_status(
+    claim: DynamicVolumeClaim, *, pods: Sequence[Pod], leaving: frozenset[str], classes: Mapping[str, StorageProviderClass], at: str
+) -> ClaimStatus:
+    """The totals and conditions of a claim.
+
+    `pods` are those it reaches according to the leader's own view, whether or not their node has spoken yet; `leaving` are the uids
+    of terminating pods, which count no longer. What nodes said of an older generation does not make the claim ready.
+    """
+    entries = [e for e in claim.status.pods if e.uid not in leaving and e.phase != Phase.UNMOUNTING]
+    desired = {e.uid for e in entries} | {p.metadata.uid for p in pods}
+    mounted = [e for e in entries if e.phase == Phase.MOUNTED]
+    failed = [e for e in entries if e.phase in (Phase.FAILED, Phase.CONFLICT)]
+    generation = claim.metadata.generation
+    current = [e for e in mounted if e.observed_generation == generation]
+    accepted = _accepted(claim, classes, failed)
+    ready = _ready(claim, desired=len(desired), current=len(current), failed=failed)
+    conditions = [
+        Condition(type=t, status=s, reason=r, message=m, observed_generation=generation) for t, s, r, m in (accepted, ready)
+    ]
+    return ClaimStatus(
+        observed_generation=generation,
+        desired=len(desired),
+        mounted=len(mounted),
+        failed=len(failed),
+        summary=f"{len(mounted)}/{len(desired)}",
+        conditions=with_transition_times(conditions, had=claim.status.conditions, at=at),
+    )
+
+
+_Verdict = tuple[str, str, str, str]
+
+
+def _accepted(claim: DynamicVolumeClaim, classes: Mapping[str, StorageProviderClass], failed: Sequence[PodMount]) -> _Verdict:
+    """Whether the claim as written can work at all."""
+    name, provider = claim.spec.storage_provider_class, claim.spec.provider
+    if not provider:
+        return ("Accepted", "False", "NoProvider", "no provider configuration is given; add s3Config")
+    if name and name not in classes:
+        return ("Accepted", "False", "ClassNotFound", f"StorageProviderClass {name} does not exist; create it or name another")
+    if name and classes[name].spec.provider != provider:
+        theirs = classes[name].spec.provider
+        return ("Accepted", "False", "ProviderMismatch", f"the claim wants provider {provider}, class {name} is for {theirs}")
+    if conflicts := [e for e in failed if e.phase == Phase.CONFLICT]:
+        return ("Accepted", "False", "MountpointConflict", _told(conflicts))
+    return ("Accepted", "True", "Accepted", "")
+
+
+def _ready(claim: DynamicVolumeClaim, *, desired: int, current: int, failed: Sequence[PodMount]) -> _Verdict:
+    if claim.metadata.deleting:
+        waiting = ", ".join(e.pod for e in claim.status.pods[:_NAMED_IN_MESSAGES])
+        return ("Ready", "False", "Terminating", f"waiting until these pods have lost the mount: {waiting}" if waiting else "")
+    if not desired:
+        return ("Ready", "False", "NoMatchingPods", "no pod with a dynamic volume of this provider matches the selector")
+    if failed:
+        (reason, _), *_ = Counter(e.reason for e in failed).most_common(1)
+        return ("Ready", "False", reason or "Failed", _told(failed))
+    if current < desired:
+        return ("Ready", "False", "Progressing", f"{current} of {desired} pods have the mount as specified")
+    return ("Ready", "True", "Mounted", f"{current} of {desired} pods have the mount")
+
+
+def _told(entries: Sequence[PodMount]) -> str:
+    """The distinct troubles of `entries`, each with one pod that has it."""
+    by_message = {e.message: e for e in entries}
+    told = [f"pod {e.pod}: {e.message}" for e in list(by_message.values())[:_NAMED_IN_MESSAGES]]
+    more = len(entries) - len(told)
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+
+
+def node_entries(status: ClaimStatus, node: str) -> tuple[PodMount, ...]:
+    """What `node` has said in a claim's status, as far as the cache knows."""
+    return tuple(entry for entry in status.pods if entry.node == node)
+
+
+def same_entries(one: Iterable[PodMount], other: Iterable[PodMount]) -> bool:
+    return {e.uid: e for e in one} == {e.uid: e for e in other}
+
+
+def class_status(
+    provider_class: StorageProviderClass,
+    *,
+    pods: Sequence[Pod],
+    mount_pods: int,
+    problems: Sequence[str],
+    warnings: Sequence[str],
+    credentials: Problem | None,
+    at: str,
+) -> ClassStatus:
+    """Users and conditions of a class. `problems` make it unusable; `warnings` only slow or fragile."""
+    generation = provider_class.metadata.generation
+    verdicts: list[_Verdict] = [
+        ("Accepted", "False", "Invalid", "; ".join(problems)) if problems else ("Accepted", "True", "Accepted", ""),
+        ("CredentialsAvailable", "False", credentials.reason, credentials.message)
+        if credentials
+        else ("CredentialsAvailable", "True", "Found", ""),
+        ("ResourcesAdequate", "False", "TooSmall", "; ".join(warnings))
+        if warnings
+        else ("ResourcesAdequate", "True", "Adequate", ""),
+    ]
+    usable = not problems and credentials is None
+    blocking = "; ".join((*problems, *([credentials.message] if credentials else [])))
+    verdicts.append(("Ready", "True", "Usable", "") if usable else ("Ready", "False", "Unusable", blocking))
+    if provider_class.metadata.deleting:
+        verdicts.append(("Terminating", "True", "InUse", in_use(pods, mount_pods)))
+    conditions = [Condition(type=t, status=s, reason=r, message=m, observed_generation=generation) for t, s, r, m in verdicts]
+    return ClassStatus(
+        observed_generation=generation,
+        pods=len(pods),
+        mount_pods=mount_pods,
+        conditions=with_transition_times(conditions, had=provider_class.status.conditions, at=at),
+    )
+
+
+def in_use(pods: Sequence[Pod], mount_pods: int) -> str:
+    """Why a class that is being deleted stays, in words."""
+    named = ", ".join(p.metadata.key for p in pods[:_NAMED_IN_MESSAGES])
+    more = f" and {len(pods) - _NAMED_IN_MESSAGES} more" if len(pods) > _NAMED_IN_MESSAGES else ""
+    users = [f"{len(pods)} pods ({named}{more})"] if pods else []
+    users += [f"{mount_pods} mount pods"] if mount_pods else []
+    return f"still used by {' and '.join(users)}; it goes when they have gone" if users else "no user left"
+
+
+def missing_credentials(provider_class: StorageProviderClass, data: Mapping[str, bytes] | None) -> Problem | None:
+    """What is wrong with the Secret that a class names; `data` is None if there is no such Secret."""
+    parameters = provider_class.spec.parameters
+    name, namespace = parameters.get(names.SECRET_NAME_PARAMETER, ""), parameters.get(names.SECRET_NAMESPACE_PARAMETER, "")
+    if not name or not namespace:
+        keys = f"{names.SECRET_NAME_PARAMETER} and {names.SECRET_NAMESPACE_PARAMETER}"
+        return Problem("SecretNotNamed", f"class {provider_class.metadata.name} names no Secret; set {keys}")
+    where = f"Secret {namespace}/{name} of class {provider_class.metadata.name}"
+    if data is None:
+        return Problem(
+            "SecretNotFound", f"{where} does not exist; create it with the keys {names.ACCESS_KEY} and {names.SECRET_KEY}"
+        )
+    missing = [key for key in (names.ACCESS_KEY, names.SECRET_KEY) if not data.get(key)]
+    if missing:
+        return Problem("SecretKeyMissing", f"{where} lacks {' and '.join(missing)}")
+    return None
