@@ -48,7 +48,7 @@ class ReconcileMetrics(Protocol):
     """Counts for all controllers; `name` is the label `controller`."""
 
     def reconciled(self, name: str, *, result: str, seconds: float) -> None:
-        """`controller_runtime_reconcile_total` and `…_time_seconds`; `result` is `success`, `requeue_after`, `error` or `terminal`."""
+        """`controller_runtime_reconcile_total`, `…_time_seconds`; `result`: `success`, `requeue_after`, `error` or `terminal`."""
 
     def workers(self, name: str, *, active: int, limit: int) -> None:
         """`controller_runtime_active_workers` and `controller_runtime_max_concurrent_reconciles`."""
