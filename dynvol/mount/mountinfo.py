@@ -56,6 +56,11 @@ class Mount:
         return (self.major, self.minor)
 
     @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.fstype} {self.source} (root {self.root})"
+
+    @property
     def read_only(self) -> bool:
         """Of this mount, not of the file system; the kernel prints it first."""
         return self.options == "ro" or self.options.startswith("ro,")

@@ -1,0 +1,122 @@
+"""What FUSE daemons leave behind when they die, and how it is cleared without touching it.
+
+A mount outlives its daemon. Everything that looks into it then fails with ENOTCONN or, while the connection is still held
+open by a daemon that hangs, waits. Two things help: aborting the connection, which makes every waiting call return, and a
+lazy unmount, which needs no answer. Neither looks the mount up.
+
+Whether a daemon is dead is not decided here. A lazy unmount under a living daemon, with programs still writing, sends what
+they write next to the bare directory below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from dynvol.mount import mountinfo, paths, syscalls
+from dynvol.mount.errors import MountError, NotMounted
+from dynvol.mount.mountinfo import Mount, MountTable
+from dynvol.mount.paths import Obstacle
+
+CONNECTIONS: Final = "/sys/fs/fuse/connections"
+_ROUNDS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ClearedMount:
+    """A mount that was taken away. `aborted` says whether its connection was found, and ended."""
+
+    path: str
+    source: str
+    connection: int
+    aborted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Clearing:
+    """`left` names mounts of the same dead file systems that still show elsewhere in this namespace."""
+
+    cleared: tuple[ClearedMount, ...]
+    left: tuple[Obstacle, ...]
+
+
+def mounts_below(table: MountTable, root: str) -> tuple[Mount, ...]:
+    """The FUSE mounts at and below `root` that can be unmounted without a look-up through another one: what is mounted
+    inside a FUSE mount goes with it."""
+    found = [m for m in (*table.below(root), *reversed(table.stack(root))) if m.is_fuse and table.at(m.path) == m]
+    return tuple(m for m in found if not _lies_inside(table, m, found))
+
+
+def clear_dead(root: str, *, only: Collection[str] | None = None) -> Clearing:
+    """Abort and lazily unmount the FUSE mounts at and below `root`, or those of them at the paths in `only`. Idempotent.
+
+    The caller knows that their daemons are gone, or beyond help. Mounts that propagated from there, into containers too, go
+    with them. Connection numbers are remembered first: after the unmount nothing tells them any more.
+    """
+    place = paths.canonical(root)
+    table = mountinfo.read()
+    cleared: dict[int, ClearedMount] = {}
+    for _ in range(_ROUNDS):
+        dead = [m for m in mounts_below(table, place) if only is None or m.path in only]
+        if not dead:
+            break
+        for mount in dead:
+            aborted = abort_connection(mount.minor)
+            with contextlib.suppress(NotMounted):
+                syscalls.unmount(mount.path, lazily=True)
+            cleared[mount.id] = ClearedMount(mount.path, mount.source, mount.minor, aborted)
+        table = mountinfo.read(previous=table)
+    devices = {(0, mount.connection) for mount in cleared.values()}
+    left = (m for m in table if m.device in devices)
+    return Clearing(tuple(cleared.values()), tuple(Obstacle(m.path, f"{m.label} still shows here") for m in left))
+
+
+def abort_connection(connection: int) -> bool:
+    """End a FUSE connection: all that waits for its daemon returns. False if there is none of that number (any more).
+
+    The number is the minor device number of the mount. The control file system is often not mounted in a container; then it
+    is opened without being mounted anywhere.
+    """
+    with _control_directory() as directory:
+        if directory is None:
+            return False
+        try:
+            abort = os.open(f"{connection}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+        except FileNotFoundError:
+            return False
+        try:
+            os.write(abort, b"1")
+        finally:
+            os.close(abort)
+        return True
+
+
+@contextlib.contextmanager
+def _control_directory() -> Iterator[int | None]:
+    """A descriptor of the root of fusectl, None where the kernel has none or does not let us."""
+    mounted = mountinfo.read().at(CONNECTIONS)
+    try:
+        if mounted is not None and mounted.fstype == "fusectl":
+            directory = os.open(CONNECTIONS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        else:
+            directory = syscalls.detached_filesystem("fusectl")
+    except MountError:
+        yield None
+        return
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _lies_inside(table: MountTable, mount: Mount, others: Collection[Mount]) -> bool:
+    ids = {m.id for m in others if m.path != mount.path}
+    parent = table.parent_of(mount)
+    while parent is not None:
+        if parent.id in ids:
+            return True
+        parent = table.parent_of(parent)
+    return False
