@@ -76,7 +76,7 @@ class PodMount(Projection, frozen=True):
     mount_pod: str = ""
     path: str = ""
     """The path in the pod's first container that mounts the volume."""
-    phase: str = "Pending"
+    phase: str = ""
     reason: str = ""
     message: str = ""
     observed_generation: int = 0

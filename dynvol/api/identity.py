@@ -41,7 +41,7 @@ class Workload:
     @property
     def mount_pod(self) -> str:
         """The mount pod's name in the driver's namespace; its Secret copy has the same."""
-        return f"dynvol-mount-{self.uuid}"
+        return mount_pod_name(self.uuid)
 
     @property
     def annotation(self) -> str:
@@ -60,6 +60,10 @@ class Workload:
         """The inverse of `annotation`. Raises ValueError."""
         namespace, provider_class, policy, pod_uid = text.split("/")
         return cls.of(node=node, namespace=namespace, provider_class=provider_class, policy=policy, pod_uid=pod_uid)
+
+
+def mount_pod_name(uuid: str) -> str:
+    return f"dynvol-mount-{uuid}"
 
 
 def label_value(name: str) -> str:

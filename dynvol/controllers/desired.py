@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim, age_order, digest
 from dynvol.api.core import Pod
 from dynvol.api.identity import Workload
-from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.api.mounts import MountReport, Phase, WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
 
 
@@ -210,21 +209,32 @@ def _client(provider_class: StorageProviderClass) -> dict[str, str]:
 
 
 def wanted_mounts(
-    mine: Iterable[Attachment], classes: Mapping[str, StorageProviderClass], reports: Iterable[MountReport]
+    mine: Iterable[Attachment], classes: Mapping[str, StorageProviderClass], reports: Sequence[MountReport]
 ) -> tuple[WantedMount, ...]:
-    """What one mount pod is told: everything that is attached, except where an earlier mount of another claim still is.
-
-    That one must be flushed and gone first, since a mount over or below it would hide data that is on its way out.
-    """
-    held = {(r.path, r.claim_uid) for r in reports}
+    """What one mount pod is told: everything that is attached, but for what must wait and what its annotation cannot carry."""
     wanted = [wanted_mount(a, classes[a.volume.provider_class]) for a in mine if a.volume and a.volume.provider_class in classes]
-    return tuple(w for w in wanted if not any(nested(w.path, path) and owner != w.claim_uid for path, owner in held))
+    told: list[WantedMount] = []
+    for mount in wanted:
+        if not in_the_way(mount, reports) and fits(mount, told):
+            told.append(mount)
+    return tuple(told)
 
 
-def by_claim(found: Iterable[Attachment]) -> dict[str, tuple[Attachment, ...]]:
-    """Attachments grouped by the claim's key."""
-    ordered = sorted(found, key=lambda a: a.claim.metadata.key)
-    return {key: tuple(group) for key, group in groupby(ordered, key=lambda a: a.claim.metadata.key)}
+def in_the_way(wanted: WantedMount, reports: Iterable[MountReport]) -> bool:
+    """Whether an earlier mount of another claim is still at, above or below this path.
+
+    That one must be flushed and gone first: a mount over or below it would hide data that is on its way out.
+    """
+    return any(r.claim_uid != wanted.claim_uid and nested(r.path, wanted.path) for r in reports)
+
+
+def fits(wanted: WantedMount, told: Sequence[WantedMount]) -> bool:
+    """Whether a mount pod that has been told `told` can be told of `wanted` too.
+
+    The report that comes back is of like size, so each of the two annotations gets somewhat less than half of what the API allows.
+    """
+    others = [t for t in told if t.key != wanted.key]
+    return len(encode([*others, wanted]).encode()) <= names.ANNOTATION_LIMIT * 2 // 5
 
 
 def path_in_container(attachment: Attachment) -> str:

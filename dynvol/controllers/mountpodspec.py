@@ -12,7 +12,7 @@ from typing import Any
 
 from dynvol.api import names
 from dynvol.api.claim import digest
-from dynvol.api.core import Secret
+from dynvol.api.core import Pod, Secret
 from dynvol.api.identity import Workload, label_value
 from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
@@ -120,8 +120,11 @@ def resources(parameters: Mapping[str, str]) -> Manifest:
     return granted
 
 
-def secret_copy(workload: Workload, *, original: Secret, namespace: str) -> Manifest:
-    """The copy of a class's Secret that one mount pod mounts, with only the keys that a mounter reads."""
+def secret_copy(workload: Workload, *, original: Secret, namespace: str, owner: Pod | None) -> Manifest:
+    """The copy of a class's Secret that one mount pod mounts, with only the keys that a mounter reads.
+
+    It must exist before its mount pod, so the first copy has no owner; once it has one, it is garbage-collected with it.
+    """
     keys = (names.ACCESS_KEY, names.SECRET_KEY, names.SESSION_TOKEN)
     data = {k: base64.b64encode(original.data[k]).decode() for k in keys if k in original.data}
     return {
@@ -132,10 +135,15 @@ def secret_copy(workload: Workload, *, original: Secret, namespace: str) -> Mani
             "namespace": namespace,
             "labels": labels(workload),
             "annotations": {CREDENTIALS_DIGEST: credentials_digest(original)},
+            **({"ownerReferences": [_owner_reference(owner)]} if owner else {}),
         },
         "type": "Opaque",
         "data": data,
     }
+
+
+def _owner_reference(pod: Pod) -> Manifest:
+    return {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
 
 
 def credentials_digest(original: Secret) -> str:

@@ -52,18 +52,18 @@ class Standing:
     message: str = ""
 
 
-def standing(wanted: WantedMount | None, serving: Serving, *, in_table: Callable[[WantedMount], bool]) -> Standing:
-    """How one wanted mount stands. `wanted` is None while an earlier mount at its path is still going away."""
-    report = serving.reports.get(wanted.path) if wanted else None
-    current = report if report and wanted and (report.claim_uid, report.spec_hash) == (wanted.claim_uid, wanted.spec_hash) else None
+def standing(wanted: WantedMount, serving: Serving, *, waits: bool, in_table: Callable[[WantedMount], bool]) -> Standing:
+    """How one wanted mount stands. `waits`: an earlier mount at its path has yet to go."""
+    report = serving.reports.get(wanted.path)
+    current = report if report and (report.claim_uid, report.spec_hash) == (wanted.claim_uid, wanted.spec_hash) else None
     running = serving.pod is not None and container_runs(serving.pod)
-    if wanted and current and current.phase == Phase.MOUNTED and running and in_table(wanted):
+    if current and current.phase == Phase.MOUNTED and running and in_table(wanted):
         return Standing(Phase.MOUNTED)
     if serving.problem is not None:
         return Standing(Phase.FAILED, serving.problem.reason, serving.problem.message)
     if (trouble := mount_pod_trouble(serving)) is not None:
         return trouble
-    if wanted is None:
+    if waits:
         return Standing(Phase.PENDING, "PathInUse", "waiting for the earlier mount at this path to be flushed and unmounted")
     if current is None:
         return Standing(Phase.MOUNTING, "Requested", f"mount pod {serving.name} has been told")

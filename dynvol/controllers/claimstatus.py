@@ -1,0 +1,149 @@
+"""The leader's work on claims: totals, conditions, and letting a deleted claim go.
+
+Nodes say what is mounted in which pod; this sums up. It also speaks for nodes that are no more, whose entries would keep a claim
+for ever. With no leader, claims are mounted and unmounted all the same; only the sums stand still, and deleted claims wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from dynvol.api import names
+from dynvol.api.claim import ClaimStatus, DynamicVolumeClaim
+from dynvol.api.core import Node, Pod
+from dynvol.api.meta import now
+from dynvol.api.providerclass import StorageProviderClass
+from dynvol.api.resources import CLAIMS, NODES
+from dynvol.kube.client import KubeClient
+from dynvol.kube.errors import Conflict, NotFound
+from dynvol.observe import logs
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.informer import Informer
+
+from .desired import attachments
+from .finalizers import remove_finalizer
+from .status import claim_status
+from .view import BY_NAMESPACE
+
+log = logs.get(__name__)
+
+FIELD_MANAGER: Final = "dynvol-leader"
+AGAIN: Final = RequeueAfter(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderView:
+    """What the leader sees besides its own node: all injected pods (`pods`), all mount pods, all nodes."""
+
+    claims: Informer[DynamicVolumeClaim]
+    classes: Informer[StorageProviderClass]
+    pods: Informer[Pod]
+    mount_pods: Informer[Pod]
+    nodes: Informer[Node]
+
+    def class_map(self) -> dict[str, StorageProviderClass]:
+        return {c.metadata.name: c for c in self.classes.store.values()}
+
+
+class ClaimStatusController:
+    def __init__(self, view: LeaderView, *, client: KubeClient) -> None:
+        self._view = view
+        self._client = client
+        self.controller: Final = Controller("claim-status", self.reconcile, workers=4)
+        self.controller.watch(view.claims, lambda claim: [claim.metadata.key])
+        self.controller.watch(view.pods, self._claims_in_namespace)
+        self.controller.watch(view.classes, lambda _: self._all_claims())
+        self.controller.watch(view.nodes, self._claims_on_node)
+
+    async def run(self) -> None:
+        await self.controller.run()
+
+    def _all_claims(self) -> Iterable[str]:
+        return [c.metadata.key for c in self._view.claims.store.values()]
+
+    def _claims_in_namespace(self, pod: Pod) -> Iterable[str]:
+        return [c.metadata.key for c in self._view.claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)]
+
+    def _claims_on_node(self, node: Node) -> Iterable[str]:
+        """Only a node that goes matters; a heart-beat of one that stays must not wake every claim."""
+        if self._view.nodes.store.get(node.metadata.name) is not None:
+            return []
+        return [
+            c.metadata.key for c in self._view.claims.store.values() if any(e.node == node.metadata.name for e in c.status.pods)
+        ]
+
+    async def reconcile(self, key: str) -> Result:
+        """1. Drop what vanished nodes said. 2. Let a deleted claim go when no pod has it. 3. Sum up."""
+        claim = self._view.claims.store.get(key)
+        if claim is None:
+            return DONE
+        try:
+            if await self._drop_vanished(claim):
+                return DONE  # The patch brings the key back.
+            if claim.metadata.deleting and not claim.status.pods:
+                await remove_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER)
+                return DONE
+            await self._sum_up(claim)
+        except Conflict:
+            return AGAIN
+        except NotFound:
+            return DONE
+        return DONE
+
+    async def _drop_vanished(self, claim: DynamicVolumeClaim) -> bool:
+        suspects = {e.node for e in claim.status.pods if self._view.nodes.store.get(e.node) is None}
+        vanished = {node for node in suspects if await self._is_gone(node)}
+        if not vanished:
+            return False
+        log.warning("forgetting what vanished nodes said", claim=claim.metadata.key, nodes=sorted(vanished))
+        kept = [e for e in claim.status.pods if e.node not in vanished]
+        body = {
+            "metadata": {"resourceVersion": claim.metadata.resource_version},
+            "status": {"pods": msgspec.to_builtins(kept)},
+        }
+        await self._client.merge_patch(CLAIMS, claim.metadata.name, body, namespace=claim.metadata.namespace, subresource="status")
+        return True
+
+    async def _is_gone(self, node: str) -> bool:
+        """Asks the API server itself: a cache that has not synced yet would say that every node is gone."""
+        with contextlib.suppress(NotFound):
+            await self._client.get(NODES, node)
+            return False
+        return True
+
+    async def _sum_up(self, claim: DynamicVolumeClaim) -> None:
+        pods = self._view.pods.store.by_index(BY_NAMESPACE, claim.metadata.namespace)
+        leaving = frozenset(p.metadata.uid for p in pods if p.metadata.deleting)
+        reached = [p for p in pods if not p.metadata.deleting and p.spec.node_name and self._reaches(claim, p)]
+        status = claim_status(claim, pods=reached, leaving=leaving, classes=self._view.class_map(), at=now())
+        if status == msgspec.structs.replace(claim.status, pods=()):
+            return
+        await self._client.apply(
+            CLAIMS,
+            claim.metadata.name,
+            _body(claim, status),
+            field_manager=FIELD_MANAGER,
+            namespace=claim.metadata.namespace,
+            subresource="status",
+        )
+
+    def _reaches(self, claim: DynamicVolumeClaim, pod: Pod) -> bool:
+        return bool(attachments(pod, [claim], self._view.class_map()))
+
+
+def _body(claim: DynamicVolumeClaim, status: ClaimStatus) -> dict[str, Any]:
+    meta = {"name": claim.metadata.name, "namespace": claim.metadata.namespace, "uid": claim.metadata.uid}
+    counts = {"observedGeneration": status.observed_generation, "desired": status.desired}
+    counts |= {"mounted": status.mounted, "failed": status.failed}
+    written = {**counts, "summary": status.summary, "conditions": [_condition(c) for c in msgspec.to_builtins(status.conditions)]}
+    return {"apiVersion": CLAIMS.api_version, "kind": CLAIMS.kind, "metadata": meta, "status": written}
+
+
+def _condition(condition: dict[str, Any]) -> dict[str, Any]:
+    """metav1.Condition wants its message even when it is empty."""
+    return {"message": "", **condition}

@@ -1,0 +1,71 @@
+"""Finalizers: put on before any side effect, taken off under a test of the version that was decided upon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
+
+from dynvol.api.meta import ObjectMeta
+from dynvol.api.resources import Resource
+from dynvol.kube.client import KubeClient
+from dynvol.kube.errors import Conflict, NotFound
+
+
+class _Object(Protocol):
+    @property
+    def metadata(self) -> ObjectMeta: ...
+
+
+T = TypeVar("T", bound=_Object)
+
+
+class Superseded(Exception):
+    """The object that was decided upon is gone, going, another one by now, or changes too fast. Decide again."""
+
+
+_ATTEMPTS: Final = 4
+"""A claim's status has many writers, so a version from the cache is often an old one; a fresh look settles it."""
+
+
+async def add_finalizer(client: KubeClient, resource: Resource[T], obj: T, finalizer: str) -> None:
+    """Makes sure that `obj` waits for us when it is deleted. Does nothing if it does already, or is being deleted.
+
+    Raises Superseded.
+    """
+    current = obj
+    for _ in range(_ATTEMPTS):
+        meta = current.metadata
+        if finalizer in meta.finalizers or meta.deleting:
+            return
+        try:
+            await _write(client, resource, meta, [*meta.finalizers, finalizer])
+            return
+        except Conflict:
+            if (fresh := await _get(client, resource, meta)) is None:
+                break
+            current = fresh
+        except NotFound:
+            break
+    raise Superseded(f"{obj.metadata.key} changed or went before it could get a finalizer")
+
+
+async def remove_finalizer(client: KubeClient, resource: Resource[T], obj: T, finalizer: str) -> None:
+    """Lets `obj` go. Raises Conflict when anything about it changed since it was read, NotFound when it went."""
+    meta = obj.metadata
+    if finalizer in meta.finalizers:
+        await _write(client, resource, meta, [f for f in meta.finalizers if f != finalizer])
+
+
+async def _get(client: KubeClient, resource: Resource[T], meta: ObjectMeta) -> T | None:
+    """The object as it is now; None if that is another one, or none."""
+    try:
+        found = await client.get(resource, meta.name, namespace=meta.namespace)
+    except NotFound:
+        return None
+    return found if found.metadata.uid == meta.uid else None
+
+
+async def _write(client: KubeClient, resource: Resource[T], meta: ObjectMeta, finalizers: Sequence[str]) -> None:
+    # A merge patch that names the version is refused with a conflict when it is no longer the present one.
+    body = {"metadata": {"resourceVersion": meta.resource_version, "uid": meta.uid, "finalizers": list(finalizers)}}
+    await client.merge_patch(resource, meta.name, body, namespace=meta.namespace)

@@ -1,0 +1,113 @@
+"""The mount pod controller: takes down what is no longer used on this node.
+
+Its keys are workloads, as the external volume controller's are; that one tells a mount pod to unmount, this one lets it go
+once it has. It also finds what nobody speaks of any more: directories whose pod vanished while this process was down, mount pods
+without a workload. It never takes down what the mount table shows to be in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import PurePosixPath
+from typing import Final
+
+from dynvol.api import names
+from dynvol.api.core import Pod
+from dynvol.api.identity import mount_pod_name
+from dynvol.api.resources import PODS, SECRETS
+from dynvol.kube.client import KubeClient
+from dynvol.kube.errors import Conflict, NotFound
+from dynvol.observe import logs
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+
+from .desired import workloads
+from .status import container_runs
+from .view import NodeView, index_mount_pod, reported, told
+
+log = logs.get(__name__)
+
+SWEEP_INTERVAL: Final = 300.0
+"""Seconds between looks for what events did not tell of."""
+IN_THE_WAY_RETRY: Final = 5.0
+"""Seconds until directories that were still in use are tried again: kubelet unpublishes after the pod's containers have ended."""
+
+
+class MountPodController:
+    """`run` works until cancelled; it begins with a sweep."""
+
+    def __init__(self, view: NodeView, *, client: KubeClient) -> None:
+        self._view = view
+        self._client = client
+        self._reasons: dict[str, list[str]] = {}
+        """uuid → what was in the way when last looked, so that it is logged once."""
+        self.controller: Final = Controller("mount-pod", self.reconcile, workers=2)
+        self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)])
+        self.controller.watch(view.mount_pods, index_mount_pod)
+        view.mounts.on_change(self._mounts_changed)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.controller.run(), name="mount-pod-controller")
+            tasks.create_task(self._sweep_for_ever(), name="mount-pod-sweep")
+
+    def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
+        for path, _ in changed:
+            for uuid, root in self._view.mounts.roots().items():
+                if path.is_relative_to(root):
+                    self.controller.enqueue(uuid)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            for uuid in self._view.mounts.roots():
+                self.controller.enqueue(uuid)
+            await asyncio.sleep(SWEEP_INTERVAL)
+
+    async def reconcile(self, uuid: str) -> Result:
+        """Lets go of what one workload no longer needs.
+
+        1. A mount pod with nothing wanted, reported or mounted is deleted; its Secret copy goes with it.
+        2. With no mount pod, what a dead one left mounted is cleared; if pods still want it, whoever makes the successor does that.
+        3. Directories of pods that are gone are removed, the root with the last of them.
+        """
+        root = self._view.mounts.roots().get(uuid)
+        for mount_pod in self._view.mount_pods_of(uuid):
+            return await self._let_go(mount_pod, root)
+        if root is None:
+            return DONE
+        pods = self._view.pods_of(uuid)
+        if not self._view.attachments_of(uuid) and self._view.mounts.below(root):
+            await self._view.mounts.clear_dead(root)
+        if not pods:
+            await self._forget_secret(uuid)
+        return await self._release(uuid, root, keep=frozenset(p.metadata.uid for p in pods))
+
+    async def _let_go(self, mount_pod: Pod, root: PurePosixPath | None) -> Result:
+        meta = mount_pod.metadata
+        if meta.deleting or told(mount_pod) or self._view.attachments_of(meta.labels.get(names.MOUNT_POD_LABEL, "")):
+            return DONE
+        mounted = self._view.mounts.below(root) if root else {}
+        if container_runs(mount_pod) and (reported(mount_pod) or mounted):
+            return DONE  # It is at work; its report, or the mount table, will tell.
+        log.info("releasing a mount pod without mounts", mount_pod=meta.name)
+        with contextlib.suppress(NotFound, Conflict):
+            # The version makes this fail when the pod has just been told of a new mount.
+            await self._client.delete(
+                PODS, meta.name, namespace=meta.namespace, uid=meta.uid, resource_version=meta.resource_version
+            )
+        return DONE
+
+    async def _forget_secret(self, uuid: str) -> None:
+        """The copy that a mount pod never came to own, because this process ended in between."""
+        with contextlib.suppress(NotFound):
+            await self._client.delete(SECRETS, mount_pod_name(uuid), namespace=self._view.namespace)
+
+    async def _release(self, uuid: str, root: PurePosixPath, *, keep: frozenset[str]) -> Result:
+        in_the_way = await self._view.mounts.release(root, keep=keep)
+        if not in_the_way:
+            self._reasons.pop(uuid, None)
+            return DONE
+        if self._reasons.get(uuid) != in_the_way:
+            log.info("directories stay for now", root=str(root), in_the_way=in_the_way)
+            self._reasons[uuid] = in_the_way
+        return RequeueAfter(IN_THE_WAY_RETRY)

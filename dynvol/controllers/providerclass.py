@@ -1,0 +1,141 @@
+"""The storage provider class controller, the leader's: is a class usable, who uses it, may it go?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from dynvol.api import names
+from dynvol.api.core import Pod
+from dynvol.api.identity import label_value
+from dynvol.api.meta import now
+from dynvol.api.providerclass import ClassStatus, StorageProviderClass
+from dynvol.api.resources import CLASSES, SECRETS
+from dynvol.kube.client import KubeClient
+from dynvol.kube.errors import Conflict, Forbidden, NotFound
+from dynvol.kube.events import EventRecorder, ObjectReference
+from dynvol.observe import logs
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+
+from .claimstatus import AGAIN, FIELD_MANAGER, LeaderView
+from .desired import dynamic_volumes
+from .finalizers import Superseded, add_finalizer, remove_finalizer
+from .status import Problem, class_status, in_use, missing_credentials
+from .view import BY_CLASS
+
+log = logs.get(__name__)
+
+CREDENTIALS_CHECK: Final = 60.0
+"""Seconds between looks at a class's Secret, which is not watched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What is wrong with a class as it is written: `problems` make it unusable, `warnings` slow or fragile."""
+
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ProviderClassController:
+    """`assess` judges provider and parameters; it is pure, and the webhook's judge too."""
+
+    def __init__(
+        self,
+        view: LeaderView,
+        *,
+        client: KubeClient,
+        recorder: EventRecorder,
+        assess: Callable[[StorageProviderClass], Assessment],
+    ) -> None:
+        self._view = view
+        self._client = client
+        self._recorder = recorder
+        self._assess = assess
+        self.controller: Final = Controller("storage-provider-class", self.reconcile, workers=2)
+        self.controller.watch(view.classes, lambda c: [c.metadata.name])
+        self.controller.watch(view.pods, _classes_of_pod)
+        self.controller.watch(view.mount_pods, self._classes_of_mount_pod)
+
+    async def run(self) -> None:
+        await self.controller.run()
+
+    def _classes_of_mount_pod(self, mount_pod: Pod) -> Iterable[str]:
+        label = mount_pod.metadata.labels.get(names.CLASS_ANNOTATION, "")
+        return [c.metadata.name for c in self._view.classes.store.values() if label_value(c.metadata.name) == label]
+
+    async def reconcile(self, name: str) -> Result:
+        """1. Hold the class. 2. Say how it stands and who uses it. 3. Let it go when it is deleted and no one does."""
+        provider_class = self._view.classes.store.get(name)
+        if provider_class is None:
+            return DONE
+        pods = self._view.pods.store.by_index(BY_CLASS, name)
+        label = label_value(name)
+        mount_pods = sum(1 for p in self._view.mount_pods.store.values() if p.metadata.labels.get(names.CLASS_ANNOTATION) == label)
+        try:
+            await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
+            if provider_class.metadata.deleting and not pods and not mount_pods:
+                await remove_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
+                return DONE
+            await self._say(provider_class, pods=pods, mount_pods=mount_pods)
+        except (Conflict, Superseded):
+            return AGAIN
+        except NotFound:
+            return DONE
+        return RequeueAfter(CREDENTIALS_CHECK)
+
+    async def _say(self, provider_class: StorageProviderClass, *, pods: tuple[Pod, ...], mount_pods: int) -> None:
+        assessment = self._assess(provider_class)
+        status = class_status(
+            provider_class,
+            pods=pods,
+            mount_pods=mount_pods,
+            problems=assessment.problems,
+            warnings=assessment.warnings,
+            credentials=await self._credentials(provider_class),
+            at=now(),
+        )
+        if status == provider_class.status:
+            return
+        reference = ObjectReference.of(CLASSES, provider_class.metadata)
+        had = {(c.type, c.status, c.message) for c in provider_class.status.conditions}
+        for condition in status.conditions:
+            bad = condition.status == ("True" if condition.type == "Terminating" else "False")
+            if bad and (condition.type, condition.status, condition.message) not in had and condition.type != "Ready":
+                self._recorder.warning(reference, condition.reason, condition.message)
+        if provider_class.metadata.deleting:
+            log.info("class stays while it is used", provider_class=provider_class.metadata.name, users=in_use(pods, mount_pods))
+        await self._client.apply(
+            CLASSES, provider_class.metadata.name, _body(provider_class, status), field_manager=FIELD_MANAGER, subresource="status"
+        )
+
+    async def _credentials(self, provider_class: StorageProviderClass) -> Problem | None:
+        parameters = provider_class.spec.parameters
+        name, namespace = parameters.get(names.SECRET_NAME_PARAMETER, ""), parameters.get(names.SECRET_NAMESPACE_PARAMETER, "")
+        data: Mapping[str, bytes] | None = None
+        if name and namespace:
+            try:
+                data = (await self._client.get(SECRETS, name, namespace=namespace)).data
+            except NotFound:
+                data = None
+            except Forbidden as error:
+                return Problem("SecretForbidden", f"Secret {namespace}/{name} may not be read: {error}")
+        return missing_credentials(provider_class, data)
+
+
+def _classes_of_pod(pod: Pod) -> Iterable[str]:
+    return {v.provider_class for v in dynamic_volumes(pod)}
+
+
+def _body(provider_class: StorageProviderClass, status: ClassStatus) -> dict[str, Any]:
+    meta = {"name": provider_class.metadata.name, "uid": provider_class.metadata.uid}
+    written = {
+        "observedGeneration": status.observed_generation,
+        "pods": status.pods,
+        "mountPods": status.mount_pods,
+        "conditions": [{"message": "", **c} for c in msgspec.to_builtins(status.conditions)],
+    }
+    return {"apiVersion": CLASSES.api_version, "kind": CLASSES.kind, "metadata": meta, "status": written}
