@@ -1,0 +1,200 @@
+"""Blocking mount work, off the event loop, as calls that outlive whoever asked.
+
+A gRPC deadline cancels the handler while the thread's mount(2) goes on; kubelet then asks again. So work belongs to its key,
+not to its caller: a caller that is cancelled leaves it running, and the same call made again joins it. Calls for one key run
+one after another, in the order in which they came.
+
+Threads are bounded, and are daemons: one that hangs in the kernel holds up its own key, and neither the others nor the
+end of the process. Python's own pool waits for all of its threads at exit, which is why it is not used.
+Not here: deadlines of callers (asyncio.timeout around `run`), and retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar
+
+from dynvol.mount.errors import ExecutorClosed, ExecutorSaturated
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorStats:
+    """Numbers of now, and totals since the start. A call is `stuck` when it runs longer than `stuck_after` seconds."""
+
+    running: int
+    waiting: int
+    stuck: int
+    finished: int
+    failed: int
+    joined: int
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One piece of work. `outcome` is a future that no caller's cancellation reaches."""
+
+    key: str
+    function: Callable[..., Any]
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    outcome: asyncio.Future[Any]
+    before: _Call | None = None
+    """The call of the same key that must end first."""
+    started: float | None = None
+    waiters: int = field(default=0)
+
+    def is_same(self, function: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
+        return not self.outcome.done() and self.function == function and self.arguments == arguments
+
+
+class MountExecutor:
+    """An async context manager. On exit it takes no more calls, waits up to `drain` seconds for those in flight, and leaves
+    behind, named in the log, the threads that are still stuck then."""
+
+    def __init__(self, *, threads: int = 16, drain: float = 10.0, stuck_after: float = 30.0) -> None:
+        self._slots: Final = asyncio.Semaphore(threads)
+        self._threads: Final = threads
+        self._drain: Final = drain
+        self._stuck_after: Final = stuck_after
+        self._last: Final[dict[str, _Call]] = {}
+        """The newest call of each key that has one in flight. A repeated call may join this one only: joining an older one
+        would let a publish that came after an unpublish report the publish before it."""
+        self._running: Final[set[_Call]] = set()
+        self._tasks: Final[dict[asyncio.Task[None], _Call]] = {}
+        """Owned here and not by a TaskGroup, which cannot be left while a member hangs."""
+        self._finished = self._failed = self._joined = 0
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closed = True
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=self._drain)
+        for task, call in tuple(self._tasks.items()):
+            _log.warning("mount work did not end in time, left behind", extra={"key": call.key, "work": _name(call)})
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
+    async def run(self, key: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of `function(*args, **kwargs)`, run in a thread, after all earlier calls for `key`.
+
+        Joins the newest call for `key` if it is the same function with equal arguments and has not ended. Raises what the
+        function raises, ExecutorClosed, and ExecutorSaturated when every thread is stuck.
+        """
+        arguments = (args, kwargs)
+        call = self._last.get(key)
+        if call is not None and call.is_same(function, arguments):
+            self._joined += 1
+        else:
+            call = self._begin(key, function, arguments, before=call)
+        call.waiters += 1
+        try:
+            result: T = await asyncio.shield(call.outcome)
+            return result
+        finally:
+            call.waiters -= 1
+
+    @property
+    def stats(self) -> ExecutorStats:
+        return ExecutorStats(
+            running=len(self._running),
+            waiting=len(self._tasks) - len(self._running),
+            stuck=len(self.stuck()),
+            finished=self._finished,
+            failed=self._failed,
+            joined=self._joined,
+        )
+
+    def stuck(self) -> tuple[str, ...]:
+        """The keys whose call runs longer than `stuck_after` seconds."""
+        horizon = self._loop.time() - self._stuck_after
+        return tuple(call.key for call in self._running if call.started is not None and call.started <= horizon)
+
+    def _begin(
+        self, key: str, function: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]], *, before: _Call | None
+    ) -> _Call:
+        if self._closed:
+            raise ExecutorClosed(f"no more mount work is begun ({key})")
+        if len(self.stuck()) >= self._threads:
+            raise ExecutorSaturated(f"all {self._threads} threads hang in the kernel; first: {self.stuck()[0]}")
+        call = _Call(key, function, arguments, self._loop.create_future(), before)
+        call.outcome.add_done_callback(lambda outcome: self._settle(call, outcome))
+        self._last[key] = call
+        task = self._loop.create_task(self._perform(call), name=f"mount work: {key}")
+        self._tasks[task] = call
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return call
+
+    async def _perform(self, call: _Call) -> None:
+        """1. Wait for the key's turn. 2. Wait for a thread. 3. Run, and hand the outcome over. Never raises but when
+        cancelled, which only `__aexit__` does."""
+        try:
+            if call.before is not None:
+                await asyncio.wait((call.before.outcome,))
+                call.before = None
+            async with self._slots:
+                await self._in_thread(call)
+        except asyncio.CancelledError:
+            # Those who still wait were not cancelled themselves, and must not think so.
+            _hand_over(call.outcome, None, ExecutorClosed(f"mount work was left behind at the end ({call.key})"))
+            raise
+
+    async def _in_thread(self, call: _Call) -> None:
+        call.started = self._loop.time()
+        self._running.add(call)
+        try:
+            threading.Thread(target=self._work, args=(call,), name=f"mount {call.key}", daemon=True).start()
+            await asyncio.wait((call.outcome,))
+        finally:
+            self._running.discard(call)
+
+    def _work(self, call: _Call) -> None:
+        """In the thread."""
+        args, kwargs = call.arguments
+        try:
+            result, error = call.function(*args, **kwargs), None
+        except BaseException as raised:  # whatever it is, it belongs to those who wait, not to the thread
+            result, error = None, raised
+        try:
+            self._loop.call_soon_threadsafe(_hand_over, call.outcome, result, error)
+        except RuntimeError:
+            _log.warning("mount work ended after the event loop", extra={"key": call.key, "work": _name(call)})
+
+    def _settle(self, call: _Call, outcome: asyncio.Future[Any]) -> None:
+        if self._last.get(call.key) is call:
+            del self._last[call.key]
+        if outcome.cancelled():
+            return
+        self._finished += 1
+        if (error := outcome.exception()) is not None:
+            self._failed += 1
+            if call.waiters == 0:
+                _log.warning("mount work failed, and no one waits for it any more", extra={"key": call.key, "error": str(error)})
+
+
+def _hand_over(outcome: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if outcome.done():
+        return
+    if error is None:
+        outcome.set_result(result)
+    else:
+        outcome.set_exception(error)
+
+
+def _name(call: _Call) -> str:
+    return getattr(call.function, "__qualname__", repr(call.function))
