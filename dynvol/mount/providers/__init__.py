@@ -1,0 +1,44 @@
+"""Storage providers: how one claim becomes a mount.
+
+`contract` has the Protocol that each provider keeps, `options` the allow-lists for what users may set. A provider is pure: it
+says which program to run with which files, which request shows whether the storage is there, and what an answer means. Running
+programs, sending requests and mounting are the mounter's. So the webhook and the controllers can ask `validate` of every
+provider without a process, a socket or a heavy import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .contract import Provider
+
+NAMES = ("s3",)
+
+
+def provider(name: str) -> Provider | None:
+    """The provider of that name, None if this version has none. Imported when first asked for."""
+    if name == "s3":
+        from .s3 import S3
+
+        return S3()
+    return None
+
+
+def validate(name: str, parameters: Mapping[str, str]) -> tuple[str, ...]:
+    """What is wrong with the parameters of a mount, one sentence each; empty if a mount may be tried.
+
+    Keys are those of `WantedMount.parameters`. A key that is missing is judged as its default, so a class alone (only `mounter`
+    and `options`) is judged by `validate_class`.
+    """
+    found = provider(name)
+    return (_unknown(name),) if found is None else found.validate(parameters)
+
+
+def validate_class(name: str, parameters: Mapping[str, str]) -> tuple[str, ...]:
+    """The same for what a class alone decides: `mounter` and `options`."""
+    found = provider(name)
+    return (_unknown(name),) if found is None else found.validate_class(parameters)
+
+
+def _unknown(name: str) -> str:
+    return f'there is no storage provider "{name[:64]}"; this version has: {", ".join(NAMES)}'

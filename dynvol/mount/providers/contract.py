@@ -1,0 +1,137 @@
+"""What a provider must be able to do, and the values that pass between it and the mounter.
+
+The classes are msgspec Structs and not dataclasses although nothing decodes them: the mounter starts under a limit of a
+hundredth of a core, where making one dataclass costs fifty milliseconds of waiting and a Struct one.
+
+A provider whose file system is the kernel's own (nfs) or another volume (pvc) has no program to supervise; it will give a
+second kind of start beside `Command`, and keeps all else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Why a mount does not work."""
+
+    reason: str
+    """CamelCase and stable, as in `MountReport.reason`."""
+    message: str
+    """One sentence for the user: what is wrong and what to do. Never holds a credential."""
+    lasting: bool = True
+    """It will not heal without someone acting, so hurrying the next attempt is useless."""
+
+
+class Unusable(Exception):
+    """A mount cannot even be tried."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """A Secret's values, read anew for every start of a client. `repr()` shows none of them."""
+
+    access_key: str = ""
+    secret_key: str = ""
+    session_token: str = ""
+    ca_file: str = ""
+    """Path of a PEM bundle to trust instead of the system's; empty if the Secret has none."""
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a client works. All paths are the mounter's own choice: no text of a user is in them."""
+
+    source: str
+    """The name under which the mount must show in the mount table."""
+    mountpoint: str
+    secrets: str
+    """Directory in memory, of this client alone."""
+    cache: str
+    """Directory on disk, of this client alone. Survives the client and the mounter."""
+    memory_limit: int | None = None
+    """Bytes that the mounter and all its clients may use together, None if unlimited."""
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A program that serves a file system in the foreground until it is unmounted or gets SIGTERM."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    """All of it: nothing is inherited."""
+    files: Mapping[str, bytes]
+    """Written 0600 into `Place.secrets` before the start, by name; removed when the client has ended."""
+
+    def __repr__(self) -> str:
+        return f"Command(argv={self.argv!r}, files={sorted(self.files)!r})"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One HTTP GET that shows whether the storage is there and may be used."""
+
+    tls: bool
+    host: str
+    port: int
+    target: str
+    headers: Mapping[str, str]
+    ca_file: str = ""
+
+    def __repr__(self) -> str:
+        return f"Request({self.host}:{self.port}, {self.target!r})"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    status: int
+    body: bytes
+
+
+class Silence(Enum):
+    """Why there was no HTTP answer."""
+
+    UNRESOLVED = "the name does not resolve"
+    REFUSED = "the connection is refused"
+    UNREACHABLE = "there is no route"
+    UNTRUSTED = "the certificate is not trusted"
+    NOT_TLS = "it does not speak TLS"
+    TIMED_OUT = "it does not answer in time"
+    GARBLED = "it does not speak HTTP"
+
+
+class Client(Protocol):
+    """One mount's program: what the mounter asks of it. No method does I/O except where said."""
+
+    @property
+    def checks_storage(self) -> bool:
+        """Whether the program itself refuses to serve storage that is not there. If not, `check` goes before every start."""
+
+    def command(self, place: Place) -> Command: ...
+
+    def check(self, *, now: float) -> Request | None:
+        """The request to send, signed at Unix time `now`; None if there is nothing to ask."""
+
+    def judge(self, answer: Answer | Silence) -> Finding | None:
+        """What the answer to `check` means; None if all is well."""
+
+    def explain(self, output: str) -> Finding | None:
+        """What the program's last words mean; None if they say nothing that is known."""
+
+    def unflushed(self, place: Place) -> int:
+        """How many files, written and closed, are not in the storage yet. Reads `place.cache`, so it may block on the disk."""
+
+
+class Provider(Protocol):
+    def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]: ...
+
+    def validate_class(self, parameters: Mapping[str, str]) -> tuple[str, ...]: ...
+
+    def client(self, parameters: Mapping[str, str], *, read_only: bool, credentials: Credentials) -> Client:
+        """Raises `Unusable`: for parameters that `validate` finds fault with, and for credentials that no client could hold."""

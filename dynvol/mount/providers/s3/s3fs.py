@@ -1,0 +1,154 @@
+"""The client s3fs (1.90 and later).
+
+It uploads a file within close(2), so nothing that was closed is ever pending; it refuses to serve a bucket that it cannot
+list. Options go into one `-o` list, in which no value may hold a comma: `bucket` and `options` see to that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence
+from ..options import Check, flag, integer, one_of
+from . import check
+from .bucket import Bucket
+
+_MIB: Final = 1 << 20
+
+ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
+    "complement_stat": flag,
+    "connect_timeout": integer(1, 600),
+    "default_acl": one_of(
+        "private", "public-read", "public-read-write", "authenticated-read", "bucket-owner-read", "bucket-owner-full-control"
+    ),
+    "enable_content_md5": flag,
+    "enable_noobj_cache": flag,
+    "ensure_diskfree": integer(0, 1 << 20),
+    "kernel_cache": flag,
+    "list_object_max_keys": integer(1000, 100_000),
+    "max_dirty_data": integer(50, 1 << 20),
+    "max_stat_cache_size": integer(0, 10_000_000),
+    "multipart_copy_size": integer(5, 5120),
+    "multipart_size": integer(5, 5120),
+    "multipart_threshold": integer(5, 5120),
+    "multireq_max": integer(1, 200),
+    "nocopyapi": flag,
+    "nomixupload": flag,
+    "nomultipart": flag,
+    "norenameapi": flag,
+    "parallel_count": integer(1, 64),
+    "readwrite_timeout": integer(1, 600),
+    "retries": integer(0, 30),
+    "sigv2": flag,
+    "sigv4": flag,
+    "stat_cache_expire": integer(0, 86_400),
+    "storage_class": one_of(
+        "standard", "standard_ia", "onezone_ia", "reduced_redundancy", "intelligent_tiering", "glacier", "deep_archive"
+    ),
+    "use_sse": one_of("", "1"),
+}
+
+# What s3fs takes for one remembered file (its manual: about 40 MB for 100,000).
+_STAT_ENTRY: Final = 430
+
+
+class S3fs:
+    checks_storage: Final = True
+
+    def __init__(self, bucket: Bucket, credentials: Credentials, *, read_only: bool, options: Mapping[str, str]) -> None:
+        self._bucket = bucket
+        self._credentials = credentials
+        self._read_only = read_only
+        self._options = options
+
+    def command(self, place: Place) -> Command:
+        options = {**self._defaults(place.memory_limit), **self._options, **self._fixed(place)}
+        listed = ",".join(f"{name}={value}" if value else name for name, value in options.items())
+        location = f"{self._bucket.name}:/{self._bucket.prefix}" if self._bucket.prefix else self._bucket.name
+        return Command(
+            argv=("s3fs", location, place.mountpoint, "-f", "-o", listed),
+            environment=self._environment(place),
+            files=self._files(),
+        )
+
+    def check(self, *, now: float) -> Request | None:
+        return check.request(self._bucket, self._credentials, now=now)
+
+    def judge(self, answer: Answer | Silence) -> Finding | None:
+        return check.judge(answer, self._bucket)
+
+    def explain(self, output: str) -> Finding | None:
+        return explain(output, self._bucket)
+
+    def unflushed(self, place: Place) -> int:
+        return 0
+
+    def _defaults(self, memory_limit: int | None) -> dict[str, str]:
+        """What users may change. A small class gets a small cache and few parallel requests."""
+        roomy = memory_limit is None or memory_limit >= 256 * _MIB
+        entries = 100_000 if memory_limit is None else max(1000, min(100_000, memory_limit // 12 // _STAT_ENTRY))
+        return {
+            "max_stat_cache_size": str(entries),
+            "stat_cache_expire": "60",
+            "multireq_max": "20" if roomy else "5",
+            "parallel_count": "5" if roomy else "2",
+            "connect_timeout": "10",
+            "readwrite_timeout": "60",
+        }
+
+    def _fixed(self, place: Place) -> dict[str, str]:
+        """What is not the user's to change."""
+        token = bool(self._credentials.session_token)
+        return {
+            "url": self._bucket.url,
+            "endpoint": self._bucket.region,
+            **({"use_path_request_style": ""} if self._bucket.path_style else {}),
+            **({"ro": ""} if self._read_only else {}),
+            "fsname": place.source,
+            "allow_other": "",
+            "uid": str(self._bucket.uid),
+            "gid": str(self._bucket.gid),
+            "umask": self._bucket.umask,
+            # Without it the mount's root would be open to all, whatever `umask` says.
+            "mp_umask": self._bucket.umask,
+            "tmpdir": place.cache,
+            **({"use_session_token": ""} if token else {"passwd_file": f"{place.secrets}/passwd"}),
+        }
+
+    def _environment(self, place: Place) -> dict[str, str]:
+        """With a session token s3fs takes its credentials from `$HOME/.aws` (as a file, like all of them)."""
+        ca = self._credentials.ca_file
+        return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": place.secrets, **({"CURL_CA_BUNDLE": ca} if ca else {})}
+
+    def _files(self) -> dict[str, bytes]:
+        given = self._credentials
+        if not given.session_token:
+            return {"passwd": f"{given.access_key}:{given.secret_key}\n".encode()}
+        lines = (
+            "[default]",
+            f"aws_access_key_id={given.access_key}",
+            f"aws_secret_access_key={given.secret_key}",
+            f"aws_session_token={given.session_token}",
+        )
+        return {".aws/credentials": "\n".join((*lines, "")).encode()}
+
+
+_LAST_WORDS: Final = (
+    (re.compile(r"bucket or key not found"), "NoSuchBucket", 'bucket "{name}" does not exist at {url}; create it or correct it'),
+    (re.compile(r"invalid credentials"), "AccessDenied", "{url} refuses the credentials in the class's Secret; correct them"),
+    (re.compile(r"unable to connect"), "EndpointUnreachable", "{url} cannot be reached from this node; check the endpoint"),
+    (
+        re.compile(r"unable to access MOUNTPOINT|/dev/fuse"),
+        "FuseUnavailable",
+        "FUSE does not work on this node; load the module `fuse`",
+    ),
+)
+
+
+def explain(output: str, bucket: Bucket) -> Finding | None:
+    for pattern, reason, message in _LAST_WORDS:
+        if pattern.search(output):
+            return Finding(reason, message.format(name=bucket.name, url=bucket.url))
+    return None
