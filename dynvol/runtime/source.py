@@ -55,6 +55,8 @@ class Page(Generic[ObjectT_co]):
     continue_token: str = ""
     """Empty on the last page."""
     remaining: int | None = None
+    unreadable: tuple[str, ...] = ()
+    """Keys of what is in the list and does not decode. To leave them out without a word would be to say that they are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Unreadable:
     """For the log: never the body."""
     resource_version: str = ""
     """If that much could be read."""
+    key: str = ""
+    """Likewise."""
 
 
 Event: TypeAlias = Added[ObjectT_co] | Modified[ObjectT_co] | Deleted[ObjectT_co] | Bookmark | Unreadable
