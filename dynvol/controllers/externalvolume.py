@@ -10,6 +10,7 @@ It needs no leader. Without an API server what is mounted stays mounted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 from typing import Final
 
 from dynvol.api import names
@@ -54,6 +55,7 @@ class ExternalVolumeController:
         self.controller.watch(view.mount_pods, index_mount_pod)
         self.controller.watch(view.claims, self._workloads_in_namespace)
         self.controller.watch(view.classes, self._workloads_of_class)
+        view.mounts.on_change(self._mounts_changed)
 
     async def run(self) -> None:
         await self.controller.run()
@@ -66,6 +68,12 @@ class ExternalVolumeController:
         name = provider_class.metadata.name
         pods = self._view.pods.store.by_index(BY_CLASS, name)
         return {w.uuid for pod in pods for w in workloads(pod) if w.provider_class == name}
+
+    def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
+        """A root that has just been published may have claims waiting; a mount that went, a path that is free now."""
+        for uuid in {self._view.mounts.uuid_of(path) for path, _ in changed}:
+            if uuid is not None:
+                self.controller.enqueue(uuid)
 
     async def reconcile(self, uuid: str) -> Result:
         """Brings one workload's mount pod to what the claims say.

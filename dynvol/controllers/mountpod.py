@@ -53,13 +53,12 @@ class MountPodController:
 
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
         for path, _ in changed:
-            for uuid, root in self._view.mounts.roots().items():
-                if path.is_relative_to(root):
-                    self.controller.enqueue(uuid)
+            if (uuid := self._view.mounts.uuid_of(path)) is not None:
+                self.controller.enqueue(uuid)
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            for uuid in self._view.mounts.roots():
+            for uuid in await self._view.mounts.roots():
                 self.controller.enqueue(uuid)
             await asyncio.sleep(SWEEP_INTERVAL)
 
@@ -70,7 +69,7 @@ class MountPodController:
         2. With no mount pod, what a dead one left mounted is cleared; if pods still want it, whoever makes the successor does that.
         3. Directories of pods that are gone are removed, the root with the last of them.
         """
-        root = self._view.mounts.roots().get(uuid)
+        root = (await self._view.mounts.roots()).get(uuid)
         for mount_pod in self._view.mount_pods_of(uuid):
             return await self._let_go(mount_pod, root)
         if root is None:

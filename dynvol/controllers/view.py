@@ -33,7 +33,7 @@ class NodeMounts(Protocol):
     """The node's mounts. Reading asks the mount table, never a path, so it cannot block on a dead mount."""
 
     def source_at(self, path: PurePosixPath) -> str | None:
-        """The source of the topmost mount at `path`; None if nothing is mounted there."""
+        """The source of a mounter's mount that is topmost at `path`; None if there is none."""
         ...
 
     def below(self, root: PurePosixPath) -> dict[PurePosixPath, str]:
@@ -41,10 +41,14 @@ class NodeMounts(Protocol):
         ...
 
     def on_change(self, handler: Callable[[frozenset[tuple[PurePosixPath, str]]], None]) -> None:
-        """`handler` hears which (path, source) pairs of mounters came or went."""
+        """`handler` hears which (path, source) pairs below all roots came or went."""
         ...
 
-    def roots(self) -> dict[str, PurePosixPath]:
+    def uuid_of(self, path: PurePosixPath) -> str | None:
+        """The workload whose root `path` is, or lies below."""
+        ...
+
+    async def roots(self) -> dict[str, PurePosixPath]:
         """The mount pods' roots that exist on disk: uuid → path."""
         ...
 
