@@ -70,6 +70,8 @@ class MountProber:
             task.cancel()
         if self._asking:
             await asyncio.wait(tuple(self._asking.values()))
+        if self._stuck:
+            await asyncio.wait(tuple(child.exited for child in self._stuck.values()), timeout=_AFTER_KILL)
         for child in tuple(self._stuck.values()):
             _log.warning("a probe still hangs in the kernel, left behind", extra={"pid": child.pid, "path": child.path})
             child.close()
@@ -137,6 +139,7 @@ class _Child:
     stderr: int
     exited: asyncio.Future[None]
     status: int | None = None
+    said: str = ""
 
     @classmethod
     def spawn(cls, program: str, path: str) -> _Child:
@@ -148,7 +151,7 @@ class _Child:
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_DUP2, writing, 2),
             ]
-            arguments = [program, "--file-system", "--", path]
+            arguments = [program, "-f", "--", path]
             pid = os.posix_spawn(program, arguments, _ENVIRONMENT, file_actions=actions, setsid=True)
         except BaseException:
             os.close(reading)
@@ -180,7 +183,8 @@ class _Child:
             result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
             # Reaped by another: a process that is number 1 in its container collects every child.
-            self.status = 1 if self.complaint() else 0
+            self._listen()
+            self.status = 1 if self.said else 0
             return True
         if result is None:
             return False
@@ -189,16 +193,14 @@ class _Child:
 
     def verdict(self) -> Verdict:
         """Of a child that exited by itself."""
-        complaint = self.complaint()
+        self._listen()
         self.reap()
         self.close()
-        return Verdict(Liveness.ALIVE) if self.status == 0 else Verdict(Liveness.DEAD, complaint)
+        return Verdict(Liveness.ALIVE) if self.status == 0 else Verdict(Liveness.DEAD, self.said)
 
-    def complaint(self) -> str:
-        try:
-            return os.read(self.stderr, _DETAIL_LIMIT).decode(errors="replace").strip()
-        except BlockingIOError:
-            return ""
+    def _listen(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self.said += os.read(self.stderr, _DETAIL_LIMIT).decode(errors="replace").strip()
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):
