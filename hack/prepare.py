@@ -34,7 +34,7 @@ PROGRAMS = {
 OLDEST_KUBECTL = (1, 31)
 """The first whose exec speaks WebSocket without being asked."""
 KUBECTL_SUITE = "trixie"
-"""The oldest Debian release whose kubernetes-client is new enough; bookworm's is 1.20."""
+"""The oldest Debian release whose kubectl is new enough; bookworm's kubernetes-client is 1.20."""
 
 
 class Missing(Exception):
@@ -106,9 +106,9 @@ def _kubectl() -> None:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise Missing(f"please install kubectl {'.'.join(map(str, OLDEST_KUBECTL))} or newer")
-    say(f"fetching kubectl (Debian {KUBECTL_SUITE}'s kubernetes-client) into {VENV}")
+    say(f"fetching kubectl (Debian {KUBECTL_SUITE}'s) into {VENV}")
     with tempfile.TemporaryDirectory() as directory:
-        _unpack_from_suite("kubernetes-client", KUBECTL_SUITE, Path(directory))
+        _unpack_from_suite("kubectl", KUBECTL_SUITE, Path(directory))
         shutil.copy2(Path(directory, "unpacked/usr/bin/kubectl"), VENV / "bin" / "kubectl")
 
 
@@ -130,10 +130,12 @@ def _unpack_from_suite(package: str, suite: str, directory: Path) -> None:
         raise Missing(f"no Debian mirror is configured from which {package} could come; please install it")
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
     (directory / "sources.list").write_text(f"deb [signed-by={keyring}] {main} {suite} main\n")
+    (directory / "status").touch()  # What is installed here must not sway which version is chosen.
     for made in ("lists/partial", "cache/archives/partial"):
         (directory / made).mkdir(parents=True)
     apart = ["-q", "-o", f"Dir::Etc::sourcelist={directory}/sources.list", "-o", "Dir::Etc::sourceparts=/dev/null"]
-    apart += ["-o", f"Dir::State::lists={directory}/lists", "-o", f"Dir::Cache={directory}/cache", "-o", "APT::Sandbox::User=root"]
+    apart += ["-o", f"Dir::State::lists={directory}/lists", "-o", f"Dir::Cache={directory}/cache"]
+    apart += ["-o", f"Dir::State::status={directory}/status", "-o", "APT::Sandbox::User=root"]
     _run(["apt-get", *apart, "update"])
     _run(["apt-get", *apart, "download", package], cwd=directory)
     (archive,) = directory.glob(f"{package}_*.deb")
