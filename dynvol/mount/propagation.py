@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Final
@@ -39,6 +40,9 @@ OWN_PEER_GROUP: Final = (Propagation.PRIVATE, Propagation.SHARED)
 """Leave whatever group the source is in, then found a new one."""
 RECEIVING: Final = (Propagation.SLAVE,)
 """Receive from the source's group and send nothing back."""
+
+_STAGE: Final = "dynvol-stage-"
+_stage_lock: Final = threading.Lock()
 
 # A remount sets all flags of a mount anew, so those that it has must be named again.
 _FLAG_OF_OPTION: Final = {
@@ -74,6 +78,13 @@ def attach_bind(
         syscalls.move_mount(tree, target)
     finally:
         os.close(tree)
+
+
+def clear_abandoned_stages() -> None:
+    """Remove what a process that was killed while it built a bind left on an old kernel: its stage would go on receiving."""
+    if not syscalls.has_mount_api():
+        with _stage_lock:
+            _clear_abandoned_stages()
 
 
 def bind(source: str, target: str, *, read_only: bool = False, recursive: bool = False) -> bool:
@@ -149,7 +160,7 @@ def _descendants(table: MountTable, mount: Mount) -> Iterator[Mount]:
 
 def _attach_from_stage(source: str, target: str, *, propagation: Sequence[Propagation], read_only: bool, recursive: bool) -> None:
     rec = MountFlag.REC if recursive else MountFlag.NONE
-    with _stage() as place:
+    with _stage_lock, _stage() as place:
         syscalls.mount(place, source=source, flags=MountFlag.BIND | rec)
         for kind in propagation:
             syscalls.mount(place, flags=kind.value | rec)
@@ -163,7 +174,7 @@ def _stage() -> Iterator[str]:
     """A directory inside a private mount: mount(MS_MOVE) takes nothing away from a shared one."""
     base = os.path.realpath(tempfile.mkdtemp(prefix="dynvol-stage-"))
     try:
-        syscalls.mount(base, source="dynvol-stage", fstype="tmpfs", flags=MountFlag.NOSUID | MountFlag.NODEV)
+        syscalls.mount(base, source=f"{_STAGE}{os.getpid()}", fstype="tmpfs", flags=MountFlag.NOSUID | MountFlag.NODEV)
         try:
             syscalls.mount(base, flags=MountFlag.PRIVATE)
             place = os.path.join(base, "tree")
@@ -173,6 +184,18 @@ def _stage() -> Iterator[str]:
             syscalls.unmount(base, lazily=True)
     finally:
         os.rmdir(base)
+
+
+def _clear_abandoned_stages() -> None:
+    """A process with our number that is not us is dead: in a container the node process is number 1 in each of its lives."""
+    table = mountinfo.read()
+    for mount in table:
+        if mount.fstype != "tmpfs" or not mount.source.startswith(_STAGE) or table.at(mount.path) != mount:
+            continue
+        owner = mount.source.removeprefix(_STAGE)
+        if owner == str(os.getpid()) or not os.path.exists(f"/proc/{owner}"):
+            syscalls.unmount(mount.path, lazily=True)
+            os.rmdir(mount.path)
 
 
 def _flags_at(path: str) -> MountFlag:

@@ -302,6 +302,7 @@ def _obstacles(table: MountTable, mount: Mount, *, root: str) -> Iterable[Obstac
 
 
 def _release(root: str, *, only: str | None) -> Removal:
+    propagation.clear_abandoned_stages()
     steps, obstacles = plan_release(mountinfo.read(), root, only=only)
     if obstacles:
         return Removal((), obstacles)
