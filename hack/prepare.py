@@ -47,7 +47,7 @@ def say(text: str) -> None:
 
 def prepare(*, programs: Sequence[str] = ()) -> Path:
     """The virtual environment's Python, with everything installed. Quick when there is nothing to do."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - the one file that any Python may be asked to run
         raise Missing(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
     _debian(["python3-venv"] if _lacks_venv() else [], missing="python3-venv")
     needed = [PROGRAMS[p] for p in programs if shutil.which(p, path=_path()) is None]
@@ -124,7 +124,9 @@ def _unpack_from_suite(package: str, suite: str, directory: Path) -> None:
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(COMPONENT)", "Created-By: Packages"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    mirrors = [uri for uri, origin, component in map(str.split, targets.stdout.splitlines()) if (origin, component) == ("Debian", "main")]
+    mirrors = [
+        uri for uri, origin, component in map(str.split, targets.stdout.splitlines()) if (origin, component) == ("Debian", "main")
+    ]
     main = next((uri for uri in mirrors if "security" not in uri), None)
     if main is None:
         raise Missing(f"no Debian mirror is configured from which {package} could come; please install it")
