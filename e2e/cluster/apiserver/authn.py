@@ -118,7 +118,7 @@ class Tokens:
 
 def _extra(claims: Object) -> dict[str, tuple[str, ...]]:
     bound = claims["kubernetes.io"]
-    extra = {CREDENTIAL_ID: (f"JTI={claims['jti']}",)}
+    extra: dict[str, tuple[str, ...]] = {CREDENTIAL_ID: (f"JTI={claims['jti']}",)}
     if "pod" in bound:
         extra |= {POD_NAME: (bound["pod"]["name"],), POD_UID: (bound["pod"]["uid"],)}
     if "node" in bound:

@@ -62,12 +62,12 @@ class Authorizer:
 
     def rules(self, user: User, namespace: str) -> Iterator[Object]:
         """All rules that hold for the user in the namespace (and in the whole cluster)."""
-        for entry in self._store.list(f"{GROUP}/clusterrolebindings"):
+        for entry in self._store.all(f"{GROUP}/clusterrolebindings"):
             if _binds(entry.object, user, ""):
                 yield from self._role_rules(entry.object["roleRef"], "")
         if not namespace:
             return
-        for entry in self._store.list(f"{GROUP}/rolebindings", namespace):
+        for entry in self._store.all(f"{GROUP}/rolebindings", namespace):
             if _binds(entry.object, user, namespace):
                 yield from self._role_rules(entry.object["roleRef"], namespace)
 

@@ -68,8 +68,8 @@ class Rendering:
             return msgspec.json.encode(header | {"items": items})
         kind = self.resource.list_kind or f"{self.resource.kind}List"
         header = {"kind": kind, "apiVersion": self.resource.api_version, "metadata": list_meta}
-        items = b",".join(self._show(body) for body in bodies)
-        return msgspec.json.encode(header)[:-1] + b',"items":[' + items + b"]}"
+        shown = b",".join(self._show(body) for body in bodies)
+        return msgspec.json.encode(header)[:-1] + b',"items":[' + shown + b"]}"
 
     def event(self, event_type: str, body: Object) -> bytes:
         """One line of a watch. Of a table, only the first event brings the column definitions."""

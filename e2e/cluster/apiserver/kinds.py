@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from e2e.cluster.apiserver import metadata, pod_defaults
 from e2e.cluster.apiserver.request import Target
 from e2e.cluster.apiserver.resources import Resource
-from e2e.cluster.apiserver.status import FieldError, Json, Object, forbidden_field, invalid, required
+from e2e.cluster.apiserver.selectors import label_selector_matches
+from e2e.cluster.apiserver.status import FieldError, Object, forbidden_field, invalid, required
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
@@ -60,7 +61,7 @@ def restrict(target: Target, old: Object, new: Object) -> Object:
     if target.subresource == "finalize":
         finalizers = (new.get("spec") or {}).get("finalizers") or []
         return {**old, "metadata": new["metadata"], "spec": {**old.get("spec", {}), "finalizers": finalizers}}
-    if target.resource.has_status:
+    if target.resource.has_status and target.subresource != "binding":
         new = {name: value for name, value in new.items() if name != "status"}
         return new | ({"status": old["status"]} if "status" in old else {})
     return new
@@ -224,18 +225,12 @@ def _workload_problems(body: Object, old: Object | None) -> Iterator[FieldError]
     selector = spec.get("selector")
     if not selector:
         yield required("spec.selector")
-    elif not _selects(selector, (template.get("metadata") or {}).get("labels") or {}):
+    elif not label_selector_matches(selector, (template.get("metadata") or {}).get("labels") or {}):
         labels = (template.get("metadata") or {}).get("labels") or {}
         yield invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`")
     if old is not None and selector != (old.get("spec") or {}).get("selector"):
         yield invalid("spec.selector", selector, "field is immutable")
     yield from pod_defaults.spec_problems(template.get("spec") or {}, "spec.template.spec")
-
-
-def _selects(selector: Json, labels: Object) -> bool:
-    from e2e.cluster.apiserver.selectors import label_selector_matches
-
-    return label_selector_matches(selector, labels)
 
 
 def _default_service(body: Object) -> None:

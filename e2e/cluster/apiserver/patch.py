@@ -227,8 +227,5 @@ def _ordered(items: list[Json], order: list[Json], key: str) -> list[Json]:
         return item.get(key) if key else item
 
     named = sorted((item for item in items if name_of(item) in position), key=lambda item: position[name_of(item)])
-    result: list[Json] = []
     remaining = iter(named)
-    for item in items:
-        result.append(next(remaining) if name_of(item) in position else item)
-    return result
+    return [next(remaining) if name_of(item) in position else item for item in items]

@@ -23,7 +23,6 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = datetime.timedelta(days=365)
@@ -188,7 +187,7 @@ def _issue(
     files = Files(state)
     authority = x509.load_pem_x509_certificate(files.ca.certificate.read_bytes())
     authority_key = serialization.load_pem_private_key(files.ca.key.read_bytes(), password=None)
-    assert isinstance(authority_key, CertificateIssuerPrivateKeyTypes)
+    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     authority_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (

@@ -86,7 +86,7 @@ class Registry:
             return body
         return body | {"apiVersion": resource.api_version}
 
-    def list(self, target: Target, query: Mapping[str, str]) -> Page:
+    def page(self, target: Target, query: Mapping[str, str]) -> Page:
         limit, token = int(query.get("limit") or 0), query.get("continue", "")
         selects = selection(target, query)
         entries, version, after = self._listed(target, query, token)
@@ -105,9 +105,9 @@ class Registry:
                 raise bad_request("specifying resource version is not allowed when using continue")
             version, after = _parse_continue_token(token, storage)
             if version < 0:
-                return self.store.list(storage, target.namespace), self.store.version, after
+                return self.store.all(storage, target.namespace), self.store.version, after
             try:
-                return self.store.list_at(version, storage, target.namespace), version, after
+                return self.store.all_at(version, storage, target.namespace), version, after
             except ApiError as error:
                 error.metadata = {"continue": _continue_token(-1, after)}
                 raise
@@ -115,9 +115,9 @@ class Registry:
             raise too_large_version(wanted, self.store.version)
         match query.get("resourceVersionMatch", ""):
             case "Exact":
-                return self.store.list_at(wanted, storage, target.namespace), wanted, None
+                return self.store.all_at(wanted, storage, target.namespace), wanted, None
             case "" | "NotOlderThan":
-                return self.store.list(storage, target.namespace), self.store.version, None
+                return self.store.all(storage, target.namespace), self.store.version, None
             case other:
                 raise bad_request(f'resourceVersionMatch: Unsupported value: "{other}"')
 
@@ -204,6 +204,10 @@ class Registry:
         insisted = _version_in(body, target)
         return await self._change(target, call, transform, insisted=insisted, is_apply=True)
 
+    async def change(self, target: Target, call: Call, transform: Transform) -> Object:
+        """An act of the server's own on an object, as by a subresource; tried again if the object changes meanwhile."""
+        return await self._change(target, call, transform)
+
     async def _change(
         self,
         target: Target,
@@ -223,11 +227,11 @@ class Registry:
             new = transform(entry.thaw())
             if is_patch and (version := _version_in(new, target)) and version != entry.version:
                 raise modified(resource.subject, target.name)
-            new = await self._admit_changed(target, call, entry, new, is_apply=is_apply)
-            if new is None or call.dry_run:
-                return self._outgoing(new or entry.object, resource)
+            changed = await self._admit_changed(target, call, entry, new, is_apply=is_apply)
+            if changed is None or call.dry_run:
+                return self._outgoing(changed or entry.object, resource)
             try:
-                return self._outgoing(self._commit(entry, new), resource)
+                return self._outgoing(self._commit(entry, changed), resource)
             except Conflict:
                 if insisted:
                     break
@@ -249,7 +253,8 @@ class Registry:
         new["metadata"].pop("resourceVersion", None)
         if kind.has_generation and metadata.spec_changed(old, new, has_status=resource.has_status):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-        self._validate(resource, new, old)
+        if target.subresource != "binding":
+            self._validate(resource, new, old)
         await self._admission.validate(attributes.with_object(new))
         if not is_apply:
             apply.track(self.types, target, call, old, new)
@@ -286,7 +291,7 @@ class Registry:
         raise modified(resource.subject, target.name)
 
     async def delete_collection(self, target: Target, call: Call, options: Object, query: Mapping[str, str]) -> list[Object]:
-        page = self.list(target, query)
+        page = self.page(target, query)
         for entry in page.entries:
             single = Target(verb="delete", resource=target.resource, namespace=entry.key.namespace, name=entry.key.name)
             try:

@@ -20,13 +20,15 @@ import yaml
 from aiohttp import web
 
 from e2e.cluster.apiserver import bootstrap, builtin_types, discovery, pki, watch
-from e2e.cluster.apiserver.admission import Admission
+from e2e.cluster.apiserver.admission import Admission, DefaultTolerations, NamespaceLifecycle, Priorities, ServiceAccounts
 from e2e.cluster.apiserver.authn import ANONYMOUS, Tokens, from_certificate, impersonated
 from e2e.cluster.apiserver.authz import Access, Authorizer, access_to
 from e2e.cluster.apiserver.formats import Accepted, Rendering, accepted
 from e2e.cluster.apiserver.request import Call, Target, User, call_options, resource_target, watch_timeout
 from e2e.cluster.apiserver.resources import Catalog
 from e2e.cluster.apiserver.rest import Registry, selection, storage_of
+from e2e.cluster.apiserver.reviews import Reviews
+from e2e.cluster.apiserver.selectors import Predicate
 from e2e.cluster.apiserver.status import (
     ApiError,
     Object,
@@ -36,6 +38,7 @@ from e2e.cluster.apiserver.status import (
     no_such_path,
 )
 from e2e.cluster.apiserver.store import Key, Store
+from e2e.cluster.apiserver.subresources import Subresources
 from e2e.cluster.apiserver.types import Types
 
 VERSION = {"major": "1", "minor": "32", "gitVersion": "v1.32.4-local", "platform": "linux/amd64"}
@@ -60,10 +63,12 @@ class Server:
         self.store = store
         self.catalog = Catalog()
         self._types = Types(builtin_types.load(files.state / "types.json"), self.catalog)
-        self._admission = Admission()
-        self.registry = Registry(store, self.catalog, self._admission, self._types)
+        plugins = (NamespaceLifecycle(store), ServiceAccounts(store), Priorities(store), DefaultTolerations())
+        self.registry = Registry(store, self.catalog, Admission(plugins), self._types)
         self.tokens = Tokens(store, signing_key=files.signing_key)
         self.authorizer = Authorizer(store)
+        self._reviews = Reviews(self.authorizer, self.tokens)
+        self._subresources = Subresources(self.registry, self.tokens)
         bootstrap.ensure(store, self.catalog, port=settings.port)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -131,7 +136,13 @@ class Server:
 
     async def _answer_resource(self, request: web.Request, target: Target, call: Call, query: dict[str, str]) -> web.StreamResponse:
         wanted = accepted(request.headers.get("Accept", ""))
+        if target.subresource == "scale":
+            return await self._answer_scale(request, target, call)
         match target.verb:
+            case "create" if self._reviews.is_review(target):
+                return _json(self._reviews.answer(target, call.user, await _body(request)), status=201)
+            case "create" if target.subresource:
+                return _json(await self._subresources.create(target, call, await _body(request)), status=201)
             case "get":
                 entry = self.registry.get(target)
                 return _rendered(self._rendering(target, wanted, query).one(entry.object), wanted, call)
@@ -161,6 +172,17 @@ class Server:
                 return _rendered(rendering.many(bodies, {"resourceVersion": str(self.store.version)}), wanted, call)
         raise method_not_allowed()
 
+    async def _answer_scale(self, request: web.Request, target: Target, call: Call) -> web.Response:
+        match target.verb:
+            case "get":
+                return _json(self._subresources.scale(target))
+            case "update":
+                return _json(await self._subresources.update_scale(target, call, await _body(request)))
+            case "patch":
+                raw = await request.read()
+                return _json(await self._subresources.patch_scale(target, call, request.content_type, raw))
+        raise method_not_allowed()
+
     def _rendering(self, target: Target, wanted: Accepted, query: Mapping[str, str]) -> Rendering:
         resource = target.resource
 
@@ -175,7 +197,7 @@ class Server:
         return _rendered(self._rendering(target, wanted, query).one(body), wanted, call, status=status)
 
     def _listed(self, target: Target, wanted: Accepted, query: Mapping[str, str]) -> bytes:
-        page = self.registry.list(target, query)
+        page = self.registry.page(target, query)
         meta: Object = {"resourceVersion": str(page.version)}
         if page.continue_token:
             meta["continue"] = page.continue_token
@@ -207,7 +229,7 @@ class Server:
         self,
         start: watch.Start,
         target: Target,
-        selects: watch.Predicate,
+        selects: Predicate,
         rendering: Rendering,
         *,
         deadline: float,
@@ -238,7 +260,7 @@ class Server:
             await asyncio.sleep(min(60.0, self._settings.event_lifetime / 2))
             oldest = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=self._settings.event_lifetime)
             limit = oldest.strftime("%Y-%m-%dT%H:%M:%SZ")
-            for entry in self.store.list("/events"):
+            for entry in self.store.all("/events"):
                 if _last_seen(entry.object) < limit:
                     self.store.remove(Key("/events", entry.key.namespace, entry.key.name), expected=entry.version)
 

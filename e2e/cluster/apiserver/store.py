@@ -120,16 +120,16 @@ class Store:
     def get(self, key: Key) -> Entry | None:
         return self._objects.get(key.resource, {}).get(key)
 
-    def list(self, resource: str, namespace: str = "") -> list[Entry]:
+    def all(self, resource: str, namespace: str = "") -> list[Entry]:
         """In the order of namespace and name, which paging depends on."""
         entries = self._objects.get(resource, {}).values()
         return sorted((e for e in entries if namespace in ("", e.key.namespace)), key=attrgetter("key"))
 
-    def list_at(self, version: int, resource: str, namespace: str = "") -> list[Entry]:
-        """What `list` gave at a version of the past: the present, with the changes since then undone."""
+    def all_at(self, version: int, resource: str, namespace: str = "") -> list[Entry]:
+        """What `all` gave at a version of the past: the present, with the changes since then undone."""
         if version < self._oldest:
             raise expired("The provided continue parameter is too old to display a consistent list result.")
-        entries = {entry.key: entry for entry in self.list(resource, namespace)}
+        entries = {entry.key: entry for entry in self.page(resource, namespace)}
         for change in reversed(list(self._since(version))):
             if change.key.resource != resource or namespace not in ("", change.key.namespace):
                 continue

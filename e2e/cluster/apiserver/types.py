@@ -51,7 +51,7 @@ class Types:
         """`body` without what its type does not know; says so as the request's fieldValidation asks."""
         unknown: list[str] = []
         if resource.custom is None:
-            cleaned = _decoded(body, self.shape(resource), "", resource, unknown)
+            cleaned: Object = _decoded(body, self.shape(resource), "", resource, unknown)
         else:
             cleaned = schema.pruned(body, self.shape(resource), unknown)
         if unknown and call.field_validation == "Strict":

@@ -45,7 +45,7 @@ def begin(store: Store, storage: str, namespace: str, query: dict[str, str]) -> 
     if version > store.version:
         raise too_large_version(version, store.version)
     from_now = streams_list or version == 0
-    initial = store.list(storage, namespace) if from_now and query.get("sendInitialEvents", "").lower() != "false" else []
+    initial = store.all(storage, namespace) if from_now and query.get("sendInitialEvents", "").lower() != "false" else []
     since = store.version if from_now else version
     with store.subscribe(storage, namespace, since=since) as changes:
         yield Start(initial, streams_list, since, changes)
