@@ -1,0 +1,99 @@
+"""What a DynamicVolumeClaim's schema cannot say: its values as the provider sees them, its class, and its neighbours.
+
+Denied is only what is wrong whatever else is in the cluster. What depends on other objects is warned of: they may come, go and
+change at any time, in any order, and the claim's conditions say for each pod how it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from dynvol.api.claim import ClaimSpec, DynamicVolumeClaim, LabelSelector
+from dynvol.api.providerclass import StorageProviderClass
+from dynvol.mount import providers
+
+from .paths import overlap
+from .selectors import can_meet
+from .verdict import Verdict
+
+MOST_NEIGHBOURS: Final = 3
+"""Overlapping claims that are named in warnings. The API server cuts warnings off at 4 KiB in all."""
+
+_LABEL_KEY: Final = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+def review_claim(
+    spec: ClaimSpec, *, name: str, neighbours: Iterable[DynamicVolumeClaim], classes: Mapping[str, StorageProviderClass]
+) -> Verdict:
+    """The verdict on a new or changed claim. `neighbours` are the claims of its namespace, its own old form too or not."""
+    problems = (*_bad_keys(spec.selector), *providers.validate(spec.provider, parameters(spec)), *_mismatch(spec, classes))
+    if problems:
+        return Verdict(problems=problems)
+    others = [c for c in neighbours if c.metadata.name != name and not c.metadata.deleting]
+    return Verdict(warnings=(*_missing_class(spec, classes), *_overlaps(spec, others)))
+
+
+def parameters(spec: ClaimSpec) -> dict[str, str]:
+    """The claim's part of a mount's parameters, as providers take them."""
+    config = spec.s3_config
+    storage = (
+        {
+            "bucket": config.bucket,
+            "endpoint": config.endpoint,
+            "prefix": config.prefix,
+            "region": config.region,
+            "pathStyle": str(config.path_style).lower(),
+        }
+        if config
+        else {}
+    )
+    owner = {key: str(value) for key, value in (("uid", spec.uid), ("gid", spec.gid)) if value is not None}
+    return {key: value for key, value in {**storage, **owner, "umask": spec.umask}.items() if value}
+
+
+def _bad_keys(selector: LabelSelector) -> Iterator[str]:
+    """A key that no label can have makes a claim that silently matches nothing."""
+    for key in (*selector.match_labels, *(e.key for e in selector.match_expressions)):
+        if not _LABEL_KEY.fullmatch(key):
+            yield f"spec.selector: {key[:64]!r} cannot be a label's key"
+
+
+def _mismatch(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass]) -> Iterator[str]:
+    found = classes.get(spec.storage_provider_class)
+    if found is not None and found.spec.provider != spec.provider:
+        yield (
+            f"spec.storageProviderClass: {spec.storage_provider_class} is of provider {found.spec.provider}, "
+            f"but the claim is for {spec.provider}; name another class or leave it out"
+        )
+
+
+def _missing_class(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass]) -> Iterator[str]:
+    named = spec.storage_provider_class
+    if named and named not in classes:
+        yield f"StorageProviderClass {named} does not exist; nothing is mounted until it does"
+    elif not any(c.spec.provider == spec.provider for c in classes.values()):
+        yield f"there is no StorageProviderClass of provider {spec.provider} yet; nothing is mounted until there is"
+
+
+def _overlaps(spec: ClaimSpec, others: Iterable[DynamicVolumeClaim]) -> Iterator[str]:
+    found = sorted(c.metadata.name for c in others if _may_collide(spec, c.spec))
+    for name in found[:MOST_NEIGHBOURS]:
+        yield f"mountpoint {_short(spec.mountpoint)} overlaps that of claim {name}; in a pod that both reach, the older one wins"
+    if len(found) > MOST_NEIGHBOURS:
+        yield f"mountpoint {_short(spec.mountpoint)} overlaps those of {len(found) - MOST_NEIGHBOURS} more claims"
+
+
+def _may_collide(one: ClaimSpec, other: ClaimSpec) -> bool:
+    """Whether some pod could be reached by both at the same or a nested path of one volume."""
+    apart = (
+        one.storage_provider_class and other.storage_provider_class and one.storage_provider_class != other.storage_provider_class
+    )
+    if apart or one.provider != other.provider:
+        return False
+    return overlap(one.mountpoint, other.mountpoint) and can_meet(one.selector, other.selector)
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 64 else f"{path[:61]}…"
