@@ -38,6 +38,8 @@ _ID_LIMIT: Final = 128
 """Bytes of a string in CSI, unless said otherwise (spec.md, Size Limits)."""
 _PATH_LIMIT: Final = 4095
 """PATH_MAX without its NUL."""
+_NAME_LIMIT: Final = 255
+"""NAME_MAX."""
 _HIDDEN: Final = re.compile("secret|token|password|credential", re.IGNORECASE)
 
 
@@ -125,11 +127,15 @@ def target(text: str, *, node: Node, field: str = "target_path") -> Target:
     """`<kubelet>/pods/<pod uid>/volumes/kubernetes.io~csi/<…>`, and nothing else. Raises InvalidRequest."""
     if not text:
         raise InvalidRequest(f"{field} is missing")
-    if "\0" in text or len(text.encode()) > _PATH_LIMIT or not text.startswith("/") or text != posixpath.normpath(text):
-        raise InvalidRequest(f"{field} {text[:200]!r} is not an absolute, normal path of at most {_PATH_LIMIT} bytes")
-    match PurePosixPath(text).relative_to("/").parts[len(node.kubelet_dir.parts) - 1 :]:
-        case ("pods", pod_uid, "volumes", "kubernetes.io~csi", _, *_) if _below(text, node.kubelet_dir) and _UID.fullmatch(pod_uid):
-            return Target(PurePosixPath(text), pod_uid)
+    path = PurePosixPath(text)
+    if "\0" in text or path.root != "/" or text != posixpath.normpath(text):
+        raise InvalidRequest(f"{field} {text[:200]!r} is not an absolute, normal path")
+    if len(text.encode()) > _PATH_LIMIT or any(len(part.encode()) > _NAME_LIMIT for part in path.parts):
+        raise InvalidRequest(f"{field} {text[:200]!r}… is longer than a path or a name in it may be")
+    if path.is_relative_to(node.kubelet_dir):
+        match path.relative_to(node.kubelet_dir).parts:
+            case ("pods", pod_uid, "volumes", "kubernetes.io~csi", _, *_) if _UID.fullmatch(pod_uid):
+                return Target(path, pod_uid)
     raise InvalidRequest(
         f"{field} {text[:200]} is not below {node.kubelet_dir}/pods/<pod uid>/volumes/kubernetes.io~csi: "
         f"if kubelet's root directory is another one, say so with --kubelet-dir"
@@ -148,10 +154,6 @@ def _without_secrets(fields: Mapping[str, object]) -> dict[str, object]:
         return _without_secrets(value) if isinstance(value, Mapping) else value
 
     return {key: shown(key, value) for key, value in fields.items()}
-
-
-def _below(text: str, directory: PurePosixPath) -> bool:
-    return PurePosixPath(text).is_relative_to(directory)
 
 
 def _check_presence(request: csi.NodePublishVolumeRequest) -> None:

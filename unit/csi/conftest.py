@@ -1,0 +1,33 @@
+"""Every test here runs with an event loop that no one may block, and with a kubelet directory whose sockets' paths are short."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from unit.csi.wishes import Kernel
+
+
+@pytest.fixture(autouse=True)
+def _an_event_loop_that_is_not_blocked() -> Iterator[None]:
+    with blockbuster_ctx("dynvol"):
+        yield
+
+
+@pytest.fixture
+def kubelet_dir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="dv-"))
+    yield path
+    left = [found for found in path.rglob("*") if found.is_socket()]
+    shutil.rmtree(path)
+    assert not left, "a socket's file was left behind"
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
