@@ -1,0 +1,370 @@
+"""The local cluster as a whole: up, down from any state, and parts that can be killed and started again.
+
+Every part is a process of its own that outlives who started it, and is found again by what is written in the state
+folder. An API server, the controllers, and for each node a `machine` in which its kubelet and pods live.
+
+    <state>/pki, admin.kubeconfig, apiserver.db   the API server's
+    <state>/run/<part>.json, <part>.log           process ids and output
+    <state>/nodes/<name>/                         a node: kubelet root, containers, logs, addresses
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from e2e.cluster import cgroups, children, machine, mounts
+from e2e.cluster.api import ApiClient, ApiError, path
+from e2e.cluster.apiserver import pki
+from e2e.cluster.processes import Process, spawn
+
+log = logging.getLogger(__name__)
+
+APISERVER, CONTROLLERS = "apiserver", "controllers"
+START_LIMIT = 60.0  # seconds for a part to come up
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class ClusterError(Exception):
+    """The cluster cannot do what was asked; the message says what is missing on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a state folder was made with. `second` is the second byte of all the cluster's addresses: 127.`second`.0.0."""
+
+    port: int
+    second: int
+    nodes: tuple[str, ...]
+    crash_backoff: float
+    refresh: float
+    heartbeat: float
+
+    @property
+    def server(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+
+class LocalCluster:
+    """`async with LocalCluster(folder) as cluster:` is a running cluster; afterwards nothing of it is left.
+
+    `kubectl` and `api` speak to it as its administrator. `kill` and `start` are for chaos: parts are "apiserver",
+    "controllers", a node's name for the whole node, and "kubelet/<node>" for its kubelet alone.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        *,
+        nodes: int = 1,
+        crash_backoff: float = 10.0,
+        refresh: float = 5.0,
+        heartbeat: float = 5.0,
+    ) -> None:
+        self.state = state.resolve()
+        self._wanted_nodes = tuple(f"node-{number}" for number in range(1, nodes + 1))
+        self._timing = {"crash_backoff": crash_backoff, "refresh": refresh, "heartbeat": heartbeat}
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.up()
+        except BaseException:
+            await asyncio.shield(self.down())
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await asyncio.shield(self.down())
+
+    # What it is
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.state / "admin.kubeconfig"
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return self.settings.nodes
+
+    @property
+    def settings(self) -> Settings:
+        found = json.loads((self.state / "cluster.json").read_text())
+        return Settings(**{**found, "nodes": tuple(found["nodes"])})
+
+    @property
+    def cgroup(self) -> str:
+        """Parent of all the cluster's cgroups; two clusters on one machine do not meet."""
+        return "/local-cluster-" + hashlib.sha256(str(self.state).encode()).hexdigest()[:10]
+
+    def node_directory(self, node: str) -> Path:
+        return self.state / "nodes" / node
+
+    def machine(self, node: str) -> Process | None:
+        """The node's first process: `nsenter --target PID --mount --pid` looks into the node."""
+        return Process.recorded(self.node_directory(node) / "machine.json")
+
+    def process(self, part: str) -> Process | None:
+        """A part's process, if it was ever started."""
+        if part.startswith("kubelet/"):
+            return self._kubelet(part.removeprefix("kubelet/"))
+        if part in {APISERVER, CONTROLLERS}:
+            return Process.recorded(self.state / "run" / f"{part}.json")
+        return self.machine(part)
+
+    def parts(self) -> dict[str, Process | None]:
+        names = [APISERVER, CONTROLLERS]
+        for node in self.nodes:
+            names += [node, f"kubelet/{node}"]
+        return {name: self.process(name) for name in names}
+
+    @contextlib.asynccontextmanager
+    async def api(self) -> AsyncIterator[ApiClient]:
+        async with ApiClient(self.kubeconfig) as client:
+            yield client
+
+    async def kubectl(self, *arguments: str, limit: float = 120.0, check: bool = True) -> str:
+        """Run the real kubectl; its output. With `check`, a failure raises ClusterError with what it said."""
+        command = ["kubectl", f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.state / 'kubectl-cache'}"]
+        outcome = await children.run([*command, *arguments], limit=limit)
+        if check and outcome.code != 0:
+            raise ClusterError(f"kubectl {' '.join(arguments)}: {outcome.errors.strip()}")
+        return outcome.output if check else outcome.output + outcome.errors
+
+    # Up and down
+
+    async def up(self) -> None:
+        """Start what does not run, and wait until all nodes are Ready. May be repeated, and survives a dirty folder."""
+        check_machine()
+        (self.state / "run").mkdir(parents=True, exist_ok=True)
+        if not (self.state / "cluster.json").exists():
+            self._choose_settings()
+        pki.ensure(self.state, server=self.settings.server)
+        if not self._runs(APISERVER):
+            await self.start(APISERVER)
+        async with asyncio.TaskGroup() as tasks:
+            for part in (CONTROLLERS, *self.nodes):
+                if not self._runs(part):
+                    tasks.create_task(self.start(part), name=f"start {part}")
+        await self.wait_ready()
+
+    def _choose_settings(self) -> None:
+        port, second = _free_port(), _free_network(self.state)
+        settings = Settings(port=port, second=second, nodes=self._wanted_nodes, **self._timing)
+        (self.state / "cluster.json").write_text(json.dumps(asdict(settings), indent=1))
+
+    def _runs(self, part: str) -> bool:
+        process = self.process(part)
+        return process is not None and process.alive
+
+    async def wait_ready(self) -> None:
+        """Until each node's kubelet has said Ready since the call."""
+        async with asyncio.timeout(START_LIMIT), self.api() as api:
+            for node in self.nodes:
+                while not await _is_ready(api, node):
+                    self._complain_if_dead(node)
+                    await asyncio.sleep(0.05)
+
+    def _complain_if_dead(self, part: str) -> None:
+        if not self._runs(part):
+            raise ClusterError(f"{part} ended while starting; see {self.state}")
+
+    async def down(self, *, keep_state: bool = False) -> None:
+        """End everything, whatever state it is in, and remove the folder. What cannot be removed is an error.
+
+        1. Nodes first, hard: the kernel ends every process in them and removes every mount.
+        2. Then the controllers and the API server.
+        3. The cgroups, which outlive processes.
+        4. The folder, unless something is still mounted in there.
+        """
+        if not self.state.exists():
+            return
+        names = sorted(folder.name for folder in (self.state / "nodes").glob("*"))
+        for name in (*names, CONTROLLERS, APISERVER):
+            if process := self.process(name):
+                await process.end(grace=0 if name in names else 3)
+        await asyncio.to_thread(cgroups.remove, self.cgroup)
+        if left := mounts.below(self.state):
+            raise ClusterError(f"still mounted: {', '.join(map(str, left))}")
+        if left := cgroups.left(self.cgroup):
+            raise ClusterError(f"cgroups are not empty: {', '.join(map(str, left))}")
+        if not keep_state:
+            await asyncio.to_thread(shutil.rmtree, self.state)
+
+    # Parts
+
+    async def kill(self, part: str, *, hard: bool = True) -> None:
+        """End a part and leave it ended: with -9, or politely. A killed node takes all its pods along."""
+        if part.startswith("kubelet/"):
+            (self.node_directory(part.removeprefix("kubelet/")) / machine.HOLD).touch()
+        if process := self.process(part):
+            await process.end(grace=0 if hard else 10)
+
+    async def start(self, part: str) -> None:
+        """Start a part that was killed, or for the first time."""
+        if part == APISERVER:
+            await self._start_apiserver()
+        elif part == CONTROLLERS:
+            await self._start_controllers()
+        elif part.startswith("kubelet/"):
+            await self._release_kubelet(part.removeprefix("kubelet/"))
+        else:
+            await self._start_node(part)
+
+    async def restart(self, part: str, *, hard: bool = True) -> None:
+        await self.kill(part, hard=hard)
+        await self.start(part)
+
+    async def _start_apiserver(self) -> None:
+        listen = f"127.0.0.1:{self.settings.port}"
+        self._spawn(APISERVER, "e2e.cluster.apiserver", "--state", str(self.state), "--listen", listen)
+        async with asyncio.timeout(START_LIMIT), self.api() as api:
+            while not await _is_healthy(api):
+                self._complain_if_dead(APISERVER)
+                await asyncio.sleep(0.03)
+
+    async def _start_controllers(self) -> None:
+        kubeconfig = pki.kubeconfig(self.state, user="system:kube-controller-manager", groups=["system:masters"])
+        self._spawn(CONTROLLERS, "e2e.cluster.controllers", "--kubeconfig", str(kubeconfig))
+
+    def _spawn(self, part: str, module: str, *arguments: str) -> None:
+        process = spawn(
+            [sys.executable, "-m", module, *arguments],
+            log=self.state / "run" / f"{part}.log",
+            extra={"PYTHONPATH": str(PROJECT)},
+        )
+        process.record(self.state / "run" / f"{part}.json")
+
+    async def _start_node(self, node: str) -> None:
+        directory = self.node_directory(node)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / machine.HOLD).unlink(missing_ok=True)
+        command = [sys.executable, "-m", "e2e.cluster.machine", "--directory", str(directory), "--name", node, "--"]
+        process = spawn(
+            [*command, *self._kubelet_command(node)],
+            log=self.state / "run" / f"{node}.log",
+            extra={"PYTHONPATH": str(PROJECT)},
+        )
+        if not await process.gone(within=START_LIMIT) or not self._runs(node):
+            raise ClusterError(f"{node} did not start:\n{(self.state / 'run' / f'{node}.log').read_text()[-2000:]}")
+
+    def _kubelet_command(self, node: str) -> list[str]:
+        settings = self.settings
+        index = settings.nodes.index(node) + 1
+        network = f"127.{settings.second}.{index}.0/24"
+        address = f"127.{settings.second}.{index}.1"
+        kubeconfig = pki.kubeconfig(self.state, user=f"system:node:{node}", groups=["system:nodes"])
+        serving = pki.sign_server(self.state, f"kubelet-{node}", names=[node], addresses=[address])
+        return [
+            *(sys.executable, "-m", "e2e.cluster.kubelet"),
+            *("--kubeconfig", str(kubeconfig)),
+            *("--node-name", node),
+            *("--state", str(self.node_directory(node))),
+            *("--pod-network", network),
+            *("--tls-cert", str(serving.certificate)),
+            *("--tls-key", str(serving.key)),
+            *("--cgroup", f"{self.cgroup}/{node}"),
+            *("--crash-backoff", str(settings.crash_backoff)),
+            *("--refresh", str(settings.refresh)),
+            *("--heartbeat", str(settings.heartbeat)),
+        ]
+
+    def _kubelet(self, node: str) -> Process | None:
+        """The kubelet in a node: among the children of the machine's first process, the one with the id it wrote down.
+
+        The id in `kubelet.pid` is the node's; outside, the same process has another one.
+        """
+        host = self.machine(node)
+        if host is None or not host.alive:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            inside = (self.node_directory(node) / "kubelet.pid").read_text()
+            for child in Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split():
+                status = Path(f"/proc/{child}/status").read_text()
+                ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+                if ids[-1] == inside:
+                    return Process(int(child), int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19]))
+        return None
+
+    async def _release_kubelet(self, node: str) -> None:
+        (self.node_directory(node) / machine.HOLD).unlink(missing_ok=True)
+        if host := self.machine(node):
+            host.send(signal.SIGHUP)
+        async with asyncio.timeout(START_LIMIT):
+            while not self._runs(f"kubelet/{node}"):  # noqa: ASYNC110 - another process's state has no event
+                await asyncio.sleep(0.05)
+
+
+def check_machine() -> None:
+    """Say in words what this machine lacks."""
+    missing = [name for name in ("runc", "kubectl") if shutil.which(name) is None]
+    if missing:
+        raise ClusterError(f"not installed: {', '.join(missing)}")
+    if "CAP_SYS_ADMIN" not in _capabilities():
+        raise ClusterError("the local cluster needs root: it makes mounts and namespaces")
+
+
+def _capabilities() -> set[str]:
+    effective = next(
+        int(line.split()[1], 16) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:")
+    )
+    return {"CAP_SYS_ADMIN"} if effective >> 21 & 1 else set()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _free_network(state: Path) -> int:
+    """A second byte that no other cluster on this machine uses: its first node would hold the kubelet's port."""
+    first = 16 + hashlib.sha256(str(state).encode()).digest()[0] % 200
+    for step in range(200):
+        second = 16 + (first - 16 + step) % 200
+        with socket.socket() as probe:
+            try:
+                probe.bind((f"127.{second}.1.1", 10250))
+            except OSError:
+                continue
+            return second
+    raise ClusterError("no free loopback network is left")
+
+
+async def _is_healthy(api: ApiClient) -> bool:
+    try:
+        return await api.text("/readyz") == "ok"
+    except (ApiError, aiohttp.ClientError, OSError, TimeoutError):
+        return False
+
+
+async def _is_ready(api: ApiClient, node: str) -> bool:
+    try:
+        found = await api.get(path("v1", "nodes", name=node))
+    except (ApiError, aiohttp.ClientError, OSError, TimeoutError):
+        return False
+    conditions = (found.get("status") or {}).get("conditions") or ()
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def described(cluster: LocalCluster) -> Sequence[str]:
+    """One line for each part: is it up, under which process id."""
+    lines = []
+    for name, process in cluster.parts().items():
+        word = f"up    pid {process.pid}" if process and process.alive else "down"
+        lines.append(f"{name:20} {word}")
+    return lines
