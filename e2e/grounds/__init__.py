@@ -1,0 +1,1 @@
+"""Where the suite runs: the local cluster, a real control plane, or a cluster that a kubeconfig names."""
