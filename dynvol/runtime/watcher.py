@@ -220,7 +220,7 @@ def _streamed(state: Streaming, event: Event[ObjectT]) -> Step[ObjectT]:
             return Watching(version, streams=True), (Completed(),)
         case Bookmark():
             # kube-apiserver sends no bookmark before the one with the mark (`cacher/cache_watcher.go`): this server knows of none.
-            return Listing(ANY_VERSION), ()
+            return _list_instead(state), ()
 
 
 def _watched(state: State, event: Event[ObjectT]) -> Step[ObjectT]:
@@ -266,11 +266,11 @@ def _list_failed(state: Listing, error: Exception) -> Step[ObjectT]:
 def _stream_failed(state: Streaming, error: Exception) -> Step[ObjectT]:
     match error:
         case StreamingListUnsupported():
-            return Listing(ANY_VERSION), ()
+            return _list_instead(state), ()
         case Expired() | TooLargeVersion() if state.version != MOST_RECENT:
             return Streaming(MOST_RECENT), ()
         case _:
-            return Listing(ANY_VERSION), (Paused(),)
+            return _list_instead(state), (Paused(),)
 
 
 def _watch_failed(state: Watching, error: Exception) -> Step[ObjectT]:
@@ -287,7 +287,16 @@ def _watch_failed(state: Watching, error: Exception) -> Step[ObjectT]:
 def _list_again(state: Watching, version: str) -> State:
     if state.streams:
         return Streaming(version)
-    # A limit together with a version asks for exactly that version, and for the data store; without, for the cache.
+    return _list_from(version)
+
+
+def _list_instead(state: Streaming) -> Listing:
+    # Not `ANY_VERSION` where a version is known: another replica may be behind it, and the cache would go back in time.
+    return _list_from(state.version) if state.version != MOST_RECENT else Listing(ANY_VERSION)
+
+
+def _list_from(version: str) -> Listing:
+    # A limit together with a version asks for exactly that version, and of the data store; without, for the cache.
     return Listing(version, limit=PAGE_SIZE if version == MOST_RECENT else NO_LIMIT)
 
 

@@ -31,3 +31,8 @@ async def settle() -> None:
 async def cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait({task})
+
+
+async def pass_time(seconds: float) -> None:
+    """Virtual time, under the mark `looptime`: all that is due in between happens, and nobody waits."""
+    await asyncio.sleep(seconds)
