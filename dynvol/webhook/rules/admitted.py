@@ -1,7 +1,7 @@
 """Pods as a review carries them, with only what injection looks at.
 
-Apart from `dynvol.api.core`, since a review shows an object before the API server has filled in names, times and defaults, and since
-more of volumes and mounts matters here than once a pod runs.
+Apart from `dynvol.api.core`, since a review shows an object before the API server has filled in names, times and defaults, and
+since more of volumes and mounts matters here than once a pod runs.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Final
 
 from dynvol.api import names
 
-from .admitted import AdmittedContainer, AdmittedPod
+from .admitted import AdmittedContainer, AdmittedPod, AdmittedVolume
 from .paths import as_runtime_sees_it, within
 from .verdict import Operation, Refused, Verdict
 from .wishes import Wish, check_policy, listed, read_wishes
@@ -37,7 +37,12 @@ def review_pod(pod: AdmittedPod, *, defaults: Mapping[str, str], classes: Collec
     except Refused as refused:
         return Verdict(problems=(str(refused),))
     used = {v.provider_class for v in pod.volumes if v.ours} | {w.provider_class for w in injection.wishes}
-    warnings = (*_misleading_inject(own), *_missing(used, classes), *_mounts_that_see_nothing(pod))
+    warnings = (
+        *_misleading_inject(own),
+        *_missing(used, classes),
+        *_overruled(pod, injection.wishes),
+        *_mounts_that_see_nothing(pod),
+    )
     return Verdict(warnings=warnings, patch=(*added, *_label(pod, used)))
 
 
@@ -66,8 +71,8 @@ def _chosen(pod: AdmittedPod, *, own: Mapping[str, str], defaults: Mapping[str, 
     if unknown:
         there = ", ".join(sorted(present))
         raise Refused(f"annotation {names.CONTAINERS_ANNOTATION}: there is no container {', '.join(unknown)}; there are {there}")
-    listed = mine if names.CONTAINERS_ANNOTATION in own else listed(defaults, names.CONTAINERS_ANNOTATION)
-    return frozenset(listed) if listed else None
+    chosen = mine if names.CONTAINERS_ANNOTATION in own else listed(defaults, names.CONTAINERS_ANNOTATION)
+    return frozenset(chosen) if chosen else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +87,13 @@ class _Injection:
 
     @classmethod
     def plan(cls, pod: AdmittedPod, wishes: Sequence[Wish], *, chosen: frozenset[str] | None) -> _Injection:
-        """Raises `Refused` where a wish cannot be fulfilled beside what the pod already has."""
         if chosen is not None and not any(container.name in chosen for _, container in pod.containers()):
             wishes = ()
         taken = {v.name for v in pod.volumes}
         names_of: dict[str, str] = {}
         for wish in wishes:
-            names_of[wish.provider_class] = _existing(pod, wish) or _free_name(taken)
+            volume = _existing(pod, wish)
+            names_of[wish.provider_class] = volume.name if volume else _free_name(taken)
             taken.add(names_of[wish.provider_class])
         return cls(pod, tuple(wishes), names_of, chosen)
 
@@ -103,7 +108,7 @@ class _Injection:
                 yield from _append(f"{place}/volumeMounts", mounts, exists=bool(container.volume_mounts))
 
     def _volume(self, wish: Wish) -> dict[str, object]:
-        attributes = {names.POLICY_ATTRIBUTE: wish.policy, names.CLASS_ATTRIBUTE: wish.provider_class}
+        attributes = {names.POLICY_ATTRIBUTE: wish.policy or names.INDEPENDENT, names.CLASS_ATTRIBUTE: wish.provider_class}
         csi = {"driver": names.DRIVER, "readOnly": True, "volumeAttributes": attributes}
         return {"name": self.names_of[wish.provider_class], "csi": csi}
 
@@ -130,14 +135,9 @@ class _Injection:
                 raise Refused(f"{there}, read-only, so {wish.root} cannot be made in it; choose another {names.ROOT_ANNOTATION}")
 
 
-def _existing(pod: AdmittedPod, wish: Wish) -> str | None:
-    """The name of the pod's volume of this class, whoever put it there."""
-    volume = next((v for v in pod.volumes if v.ours and v.provider_class == wish.provider_class), None)
-    if volume is None:
-        return None
-    if volume.policy != wish.policy:
-        raise Refused(f"volume {volume.name} says {volume.policy}, but the annotations ask for {wish.policy}; let them agree")
-    return volume.name
+def _existing(pod: AdmittedPod, wish: Wish) -> AdmittedVolume | None:
+    """The pod's volume of this class, whoever put it there."""
+    return next((v for v in pod.volumes if v.ours and v.provider_class == wish.provider_class), None)
 
 
 def _free_name(taken: Collection[str]) -> str:
@@ -176,6 +176,14 @@ def _missing(used: Collection[str], classes: Collection[str]) -> Iterator[str]:
     for name in sorted(used):
         if name not in classes:
             yield f"StorageProviderClass {name} does not exist; until it does, the pod's volume stays empty"
+
+
+def _overruled(pod: AdmittedPod, wishes: Sequence[Wish]) -> Iterator[str]:
+    """Policies that are asked for, but a volume written by hand says otherwise."""
+    for wish in wishes:
+        volume = _existing(pod, wish)
+        if volume and wish.policy and volume.policy != wish.policy:
+            yield f"volume {volume.name} is {volume.policy}, as written; annotation {names.POLICY_ANNOTATION} does not change that"
 
 
 def _mounts_that_see_nothing(pod: AdmittedPod) -> Iterator[str]:

@@ -26,6 +26,7 @@ class Wish:
     provider_class: str
     root: str
     policy: str
+    """Empty where nothing is said of it."""
 
 
 def read_wishes(annotations: Mapping[str, str]) -> tuple[Wish, ...]:
@@ -81,10 +82,12 @@ def _check_roots(roots: Sequence[str]) -> None:
 
 
 def _policies(annotations: Mapping[str, str], *, count: int) -> list[str]:
-    """One for each class: independent where nothing is said, and a single one holds for all."""
-    policies = listed(annotations, names.POLICY_ANNOTATION) or [names.INDEPENDENT]
+    """One for each class; a single one holds for all."""
+    policies = listed(annotations, names.POLICY_ANNOTATION)
     for policy in policies:
         check_policy(policy, where=f"annotation {names.POLICY_ANNOTATION}")
+    if not policies:
+        return [""] * count
     if len(policies) not in (1, count):
         raise Refused(
             f"annotation {names.POLICY_ANNOTATION} lists {len(policies)} policies for {count} classes; give one, or one for each"
