@@ -47,7 +47,8 @@ def unobserved(method: str, code: str, seconds: float, /) -> None:
 class Service(Protocol):
     """What betterproto2 generates the bases of."""
 
-    def __mapping__(self) -> Mapping[str, Handler]: ...
+    def __mapping__(self) -> Mapping[str, Handler]:
+        """Handlers by path, as in `/csi.v1.Node/NodePublishVolume`."""
 
 
 class Calls:

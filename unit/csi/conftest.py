@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
+from dynvol.csi.proto.csi import v1 as csi
 from unit.csi.wishes import Kernel
+
+# Where pydantic is installed, which other tests need and dynvol does not, betterproto2 loads it with the first message.
+bytes(csi.ProbeRequest())
 
 
 @pytest.fixture(autouse=True)

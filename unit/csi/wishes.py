@@ -87,9 +87,14 @@ class Kernel:
         self.failure: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.arrived = asyncio.Event()
-        self.entered = 0
-        """How much work was begun: what joins other work is not."""
+        self.begun = 0
+        """How many pieces of work: what joins another is none."""
+        self._begins = asyncio.Condition()
+
+    async def has_begun(self, count: int) -> None:
+        """Until so many pieces of work have begun."""
+        async with self._begins:
+            await self._begins.wait_for(lambda: self.begun >= count)
 
     async def publish(self, publication: Publication) -> None:
         await self._pass()
@@ -108,8 +113,9 @@ class Kernel:
         return Standing(exists=target.path in self.published, usage=Figures())
 
     async def _pass(self) -> None:
-        self.entered += 1
-        self.arrived.set()
+        async with self._begins:
+            self.begun += 1
+            self._begins.notify_all()
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
