@@ -7,11 +7,13 @@ it is there, the leader keeps the claim.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -25,11 +27,12 @@ from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import Conflict, NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
 from dynvol.runtime.controller import DONE, Controller, Result
+from dynvol.runtime.store import Change
 
 from .desired import Attachment, fits, in_the_way, reaches, wanted_mount, workload
 from .finalizers import Superseded
 from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, standing
-from .view import BY_CLAIM_UID, BY_NAMESPACE, BY_UID, NodeView, claim_uid_of, reported, told
+from .view import BY_CLAIM_UID, BY_NAMESPACE, BY_UID, Instruments, NodeView, claim_uid_of, reported, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +45,46 @@ class _Said:
 _WARNINGS: Final = frozenset({Phase.FAILED.value, Phase.CONFLICT.value})
 
 
+class MountMetrics(Protocol):
+    def mounted(self, *, seconds: float) -> None:
+        """A mount that was wanted is there, after so long."""
+
+    def client_restarted(self, times: int = 1) -> None:
+        """A mount pod says that it started FUSE clients again."""
+
+
 class ClaimReporter:
     """`announce` and `troubled` are for the external volume controller; the rest goes by itself."""
 
-    def __init__(self, view: NodeView, *, client: KubeClient, recorder: EventRecorder) -> None:
+    def __init__(
+        self, view: NodeView, *, client: KubeClient, recorder: EventRecorder, instruments: Instruments, metrics: MountMetrics
+    ) -> None:
         self._view = view
         self._client = client
         self._recorder = recorder
         self._manager: Final = f"dynvol-node-{label_value(view.node)}"
+        self._metrics = metrics
         self._problems: dict[str, Problem] = {}
+        self._wanted_since: dict[tuple[str, str], float] = {}
+        """(claim uid, pod uid) → since when, on the loop's clock, a mount has been missing; for the metric."""
         self._said: dict[str, _Said] = {}
         """claim uid → what was last applied; saves writes while the cache lags, nothing depends on it."""
-        self.controller: Final = Controller("claim-report", self.reconcile, workers=4)
+        self.controller: Final[Controller] = instruments.controller("claim-report", self.reconcile, workers=4)
         self.controller.watch(view.claims, lambda claim: [claim.metadata.key])
         self.controller.watch(view.pods, self._claims_in_namespace)
         self.controller.watch(view.mount_pods, self._claims_of_mount_pod)
+        view.mount_pods.add_handler(self._count_restarts)
         view.mounts.on_change(self._mounts_changed)
+
+    def phases(self) -> Counter[str]:
+        """How many of this node's mounts are in which phase, as it has said itself."""
+        claims = self._view.claims.store.values()
+        return Counter(entry.phase for claim in claims for entry in node_entries(claim.status, self._view.node))
+
+    def _count_restarts(self, change: Change[Pod]) -> None:
+        before, after = (sum(r.restarts for r in reported(pod)) for pod in (change.old, change.new))
+        if change.old is not None and after > before:
+            self._metrics.client_restarted(after - before)
 
     async def run(self) -> None:
         await self.controller.run()
@@ -196,6 +223,7 @@ class ClaimReporter:
 
     def _tell_changes(self, claim: DynamicVolumeClaim, *, had: Mapping[str, PodMount], entries: Iterable[PodMount]) -> None:
         present = {e.uid: e for e in entries}
+        self._clock(claim.metadata.uid, present, had=had)
         for uid, entry in present.items():
             old = had.get(uid)
             if old is None or (old.phase, old.reason) != (entry.phase, entry.reason):
@@ -203,6 +231,17 @@ class ClaimReporter:
         for uid, old in had.items():
             if uid not in present:
                 self._event(claim, old, "Unmounted", f"{old.path} is gone from pod {old.pod}", warning=False)
+
+    def _clock(self, claim_uid: str, present: Mapping[str, PodMount], *, had: Mapping[str, PodMount]) -> None:
+        """Measures how long each mount was missing, from when this process first said so."""
+        at = asyncio.get_running_loop().time()
+        for uid, entry in present.items():
+            if entry.phase != Phase.MOUNTED:
+                self._wanted_since.setdefault((claim_uid, uid), at)
+            elif (since := self._wanted_since.pop((claim_uid, uid), None)) is not None:
+                self._metrics.mounted(seconds=at - since)
+        for uid in had.keys() - present.keys():
+            self._wanted_since.pop((claim_uid, uid), None)
 
     def _tell(self, claim: DynamicVolumeClaim, old: PodMount | None, entry: PodMount) -> None:
         if entry.phase == Phase.MOUNTED:

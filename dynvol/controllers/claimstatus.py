@@ -28,7 +28,7 @@ from dynvol.runtime.informer import Informer
 from .desired import attachments
 from .finalizers import remove_finalizer
 from .status import claim_status
-from .view import BY_NAMESPACE
+from .view import BY_NAMESPACE, Instruments
 
 log = logs.get(__name__)
 
@@ -51,10 +51,10 @@ class LeaderView:
 
 
 class ClaimStatusController:
-    def __init__(self, view: LeaderView, *, client: KubeClient) -> None:
+    def __init__(self, view: LeaderView, *, client: KubeClient, instruments: Instruments) -> None:
         self._view = view
         self._client = client
-        self.controller: Final = Controller("claim-status", self.reconcile, workers=4)
+        self.controller: Final[Controller] = instruments.controller("claim-status", self.reconcile, workers=4)
         self.controller.watch(view.claims, lambda claim: [claim.metadata.key])
         self.controller.watch(view.pods, self._claims_in_namespace)
         self.controller.watch(view.classes, lambda _: self._all_claims())

@@ -30,7 +30,7 @@ from .desired import wanted_mounts, workloads
 from .finalizers import Superseded, add_finalizer
 from .mountpodspec import CREDENTIALS_DIGEST, Installation, credentials_digest, mount_pod, secret_copy
 from .status import Problem, missing_credentials
-from .view import BY_CLASS, BY_NAMESPACE, NodeView, index_mount_pod, reported
+from .view import BY_CLASS, BY_NAMESPACE, Instruments, NodeView, index_mount_pod, reported
 
 log = logs.get(__name__)
 
@@ -45,12 +45,14 @@ PUBLISH_RETRY: Final = 5.0
 class ExternalVolumeController:
     """Wires itself to the informers of `view`; `run` works until cancelled."""
 
-    def __init__(self, view: NodeView, *, client: KubeClient, installation: Installation, reporter: ClaimReporter) -> None:
+    def __init__(
+        self, view: NodeView, *, client: KubeClient, installation: Installation, reporter: ClaimReporter, instruments: Instruments
+    ) -> None:
         self._view = view
         self._client = client
         self._installation = installation
         self._reporter = reporter
-        self.controller: Final = Controller("external-volume", self.reconcile, workers=4)
+        self.controller: Final[Controller] = instruments.controller("external-volume", self.reconcile, workers=4)
         self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)])
         self.controller.watch(view.mount_pods, index_mount_pod)
         self.controller.watch(view.claims, self._workloads_in_namespace)

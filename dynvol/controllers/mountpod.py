@@ -23,7 +23,7 @@ from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
 from .desired import workloads
 from .status import container_runs
-from .view import NodeView, index_mount_pod, reported, told
+from .view import Instruments, NodeView, index_mount_pod, reported, told
 
 log = logs.get(__name__)
 
@@ -36,12 +36,12 @@ IN_THE_WAY_RETRY: Final = 5.0
 class MountPodController:
     """`run` works until cancelled; it begins with a sweep."""
 
-    def __init__(self, view: NodeView, *, client: KubeClient) -> None:
+    def __init__(self, view: NodeView, *, client: KubeClient, instruments: Instruments) -> None:
         self._view = view
         self._client = client
         self._reasons: dict[str, list[str]] = {}
         """uuid → what was in the way when last looked, so that it is logged once."""
-        self.controller: Final = Controller("mount-pod", self.reconcile, workers=2)
+        self.controller: Final[Controller] = instruments.controller("mount-pod", self.reconcile, workers=2)
         self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)])
         self.controller.watch(view.mount_pods, index_mount_pod)
         view.mounts.on_change(self._mounts_changed)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -12,7 +11,7 @@ from dynvol.api import names
 from dynvol.api.core import Pod
 from dynvol.api.identity import label_value
 from dynvol.api.meta import now
-from dynvol.api.providerclass import ClassStatus, StorageProviderClass
+from dynvol.api.providerclass import ClassSpec, ClassStatus, StorageProviderClass
 from dynvol.api.resources import CLASSES, SECRETS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import Conflict, Forbidden, NotFound
@@ -24,7 +23,7 @@ from .claimstatus import AGAIN, FIELD_MANAGER, LeaderView
 from .desired import dynamic_volumes
 from .finalizers import Superseded, add_finalizer, remove_finalizer
 from .status import Problem, class_status, in_use, missing_credentials
-from .view import BY_CLASS
+from .view import BY_CLASS, Instruments
 
 log = logs.get(__name__)
 
@@ -32,16 +31,20 @@ CREDENTIALS_CHECK: Final = 60.0
 """Seconds between looks at a class's Secret, which is not watched."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assessment:
-    """What is wrong with a class as it is written: `problems` make it unusable, `warnings` slow or fragile."""
+class Assessment(Protocol):
+    """What is wrong with a class as it is written."""
 
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    @property
+    def problems(self) -> Sequence[str]:
+        """They make it unusable."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """They make it slow or fragile."""
 
 
 class ProviderClassController:
-    """`assess` judges provider and parameters; it is pure, and the webhook's judge too."""
+    """`assess` judges provider and parameters. It is pure, and the same judge as at admission."""
 
     def __init__(
         self,
@@ -49,13 +52,14 @@ class ProviderClassController:
         *,
         client: KubeClient,
         recorder: EventRecorder,
-        assess: Callable[[StorageProviderClass], Assessment],
+        assess: Callable[[ClassSpec], Assessment],
+        instruments: Instruments,
     ) -> None:
         self._view = view
         self._client = client
         self._recorder = recorder
         self._assess = assess
-        self.controller: Final = Controller("storage-provider-class", self.reconcile, workers=2)
+        self.controller: Final[Controller] = instruments.controller("storage-provider-class", self.reconcile, workers=2)
         self.controller.watch(view.classes, lambda c: [c.metadata.name])
         self.controller.watch(view.pods, _classes_of_pod)
         self.controller.watch(view.mount_pods, self._classes_of_mount_pod)
@@ -88,7 +92,7 @@ class ProviderClassController:
         return RequeueAfter(CREDENTIALS_CHECK)
 
     async def _say(self, provider_class: StorageProviderClass, *, pods: tuple[Pod, ...], mount_pods: int) -> None:
-        assessment = self._assess(provider_class)
+        assessment = self._assess(provider_class.spec)
         status = class_status(
             provider_class,
             pods=pods,

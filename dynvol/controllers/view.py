@@ -16,7 +16,9 @@ from dynvol.api.core import Node, Pod
 from dynvol.api.identity import Workload
 from dynvol.api.mounts import MalformedAnnotation, MountReport, WantedMount, decode_reports, decode_wanted
 from dynvol.api.providerclass import StorageProviderClass
+from dynvol.runtime.controller import Controller, Reconcile
 from dynvol.runtime.informer import Informer
+from dynvol.runtime.metrics import UNMEASURED, QueueMetrics, ReconcileMetrics
 
 from .desired import Attachment, attachments, dynamic_volumes, workload, workloads
 
@@ -25,8 +27,29 @@ BY_NAMESPACE: Final = "namespace"
 BY_CLASS: Final = "class"
 BY_UID: Final = "uid"
 BY_CLAIM_UID: Final = "claim"
+SYNC_DEADLINE: Final = 7 * 24 * 3600.0
+"""Seconds. Ending the process would not bring the API server back, but would keep pods from starting; /readyz tells meanwhile."""
 SOURCE_PREFIX: Final = "dynvol-"
 """All that a mounter mounts has a source that begins so (`WantedMount.source`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """How controllers are measured; by default not at all."""
+
+    reconciles: ReconcileMetrics = UNMEASURED
+    queues: QueueMetrics = UNMEASURED
+
+    def controller(self, name: str, reconcile: Reconcile, *, workers: int) -> Controller:
+        """One of ours. It waits for its caches as long as it takes: without an API server the process still serves kubelet."""
+        return Controller(
+            name,
+            reconcile,
+            workers=workers,
+            sync_deadline=SYNC_DEADLINE,
+            metrics=self.reconciles,
+            queue_metrics=self.queues,
+        )
 
 
 class NodeMounts(Protocol):

@@ -1,0 +1,258 @@
+"""The node process: everything that runs once per node, wired together.
+
+Started in this order, and stopped in the opposite one: the port for probes and metrics, so that what follows can be watched; the
+CSI sockets, since a pod's start must wait neither for the API server nor for a cache; the caches; the controllers; the leader's
+work. Losing the lead ends the leader's work and nothing else: this process has a node to serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from dynvol import __version__
+from dynvol.api import names
+from dynvol.api.core import Node, Pod
+from dynvol.api.identity import label_value
+from dynvol.api.resources import CLAIMS, CLASSES, NODES, PODS
+from dynvol.controllers.claimreport import ClaimReporter
+from dynvol.controllers.claimstatus import ClaimStatusController, LeaderView
+from dynvol.controllers.externalvolume import ExternalVolumeController
+from dynvol.controllers.mountpod import MountPodController
+from dynvol.controllers.mountpodspec import Installation
+from dynvol.controllers.nodemounts import KernelMounts
+from dynvol.controllers.providerclass import ProviderClassController
+from dynvol.controllers.view import (
+    BY_CLAIM_UID,
+    BY_CLASS,
+    BY_NAMESPACE,
+    BY_UID,
+    BY_WORKLOAD,
+    Instruments,
+    NodeView,
+    index_by_claim_uid,
+    index_by_class,
+    index_by_namespace,
+    index_by_uid,
+    index_by_workload,
+    index_mount_pod,
+)
+from dynvol.csi.kernel import KernelTargets
+from dynvol.csi.requests import Node as NodeIdentity
+from dynvol.csi.server import CsiServer
+from dynvol.kube.client import KubeClient
+from dynvol.kube.errors import KubeError
+from dynvol.kube.events import EventRecorder
+from dynvol.mount import paths
+from dynvol.mount.executor import MountExecutor
+from dynvol.mount.watch import MountWatcher
+from dynvol.observe import logs
+from dynvol.observe.health import Health, Unwell, holds
+from dynvol.observe.metrics import Metrics
+from dynvol.observe.server import serve
+from dynvol.runtime.errors import LeadershipLost
+from dynvol.runtime.informer import Informer
+from dynvol.runtime.leader import LeaderElector
+from dynvol.webhook.rules.classes import review_class
+
+log = logs.get(__name__)
+
+IMAGE_RETRY: Final = 2.0
+"""Seconds between questions for our own image while the API server is away."""
+MOUNT_PODS: Final = "app.kubernetes.io/name=dynvol,app.kubernetes.io/component=mount-pod"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """`mounter_image` empty: the image that this process itself runs. `listen` is host and port."""
+
+    node_name: str
+    pod_name: str
+    namespace: str
+    kubelet_dir: str
+    state_dir: str
+    listen: tuple[str, int]
+    kubeconfig: Path | None = None
+    mounter_image: str = ""
+
+
+async def run(settings: NodeSettings) -> None:
+    """Until SIGTERM or SIGINT. Raises what ends the process: a task that failed, a socket that is taken."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    work = asyncio.create_task(_NodeProcess(settings).run(), name="node")
+    stop = asyncio.create_task(stopping.wait(), name="stop")
+    await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+
+
+class _NodeProcess:
+    def __init__(self, settings: NodeSettings) -> None:
+        self._settings = settings
+        self._metrics = Metrics(process="node")
+        self._health = Health()
+        self._instruments = Instruments(self._metrics.controllers, self._metrics.queues)
+
+    async def run(self) -> None:
+        """The order is the module's."""
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            host, port = settings.listen
+            await stack.enter_async_context(serve(host, port, health=self._health, metrics=self._metrics))
+            executor = await stack.enter_async_context(MountExecutor())
+            watcher = await stack.enter_async_context(MountWatcher())
+            os.makedirs(settings.state_dir, mode=0o755, exist_ok=True)
+            state_dir = paths.canonical(settings.state_dir)
+            csi = await stack.enter_async_context(self._csi(executor, state_dir=state_dir))
+            client = await stack.enter_async_context(KubeClient.connect(settings.kubeconfig, metrics=self._metrics.requests))
+            recorder = await stack.enter_async_context(EventRecorder(client, component="dynvol", instance=settings.node_name))
+            mounts = KernelMounts(state_dir, watcher=watcher, executor=executor)
+            view = self._view(client, mounts, state_dir=state_dir)
+            self._check(csi, client, view)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._metrics.watch_loop(), name="event-loop-lag")
+                for informer in (view.pods, view.mount_pods, view.claims, view.classes, view.nodes):
+                    tasks.create_task(informer.run(), name=f"informer-{informer.name}")
+                installation = Installation(settings.namespace, await self._image(client), state_dir)
+                self._start_controllers(tasks, view, client, recorder, installation)
+                tasks.create_task(mounts.run(), name="mount-table")
+                tasks.create_task(self._campaign(view, client, recorder), name="leader-election")
+
+    def _csi(self, executor: MountExecutor, *, state_dir: str) -> CsiServer:
+        settings = self._settings
+        identity = NodeIdentity(settings.node_name, PurePosixPath(settings.kubelet_dir), PurePosixPath(state_dir))
+        return CsiServer(KernelTargets(executor), node=identity, version=__version__, observer=self._metrics.csi)
+
+    async def _image(self, client: KubeClient) -> str:
+        """What mount pods run: the same image as this process, unless told otherwise."""
+        if self._settings.mounter_image:
+            return self._settings.mounter_image
+        while True:
+            try:
+                own = await client.get(PODS, self._settings.pod_name, namespace=self._settings.namespace)
+                return own.spec.containers[0].image
+            except KubeError as error:
+                log.warning("cannot learn which image mount pods are to run", error=str(error))
+                await asyncio.sleep(IMAGE_RETRY)
+
+    def _view(self, client: KubeClient, mounts: KernelMounts, *, state_dir: str) -> NodeView:
+        settings, metrics = self._settings, self._metrics.informers
+        node, namespace = settings.node_name, settings.namespace
+        return NodeView(
+            node=node,
+            state_dir=state_dir,
+            namespace=namespace,
+            pods=Informer(
+                client.source(PODS, field_selector=f"spec.nodeName={node}"),
+                name="pods",
+                indexers={BY_WORKLOAD: index_by_workload, BY_NAMESPACE: index_by_namespace, BY_CLASS: index_by_class},
+                metrics=metrics,
+            ),
+            mount_pods=Informer(
+                client.source(PODS, namespace=namespace, label_selector=f"{MOUNT_PODS},{names.NODE_LABEL}={label_value(node)}"),
+                name="mount-pods",
+                indexers={BY_WORKLOAD: index_mount_pod, BY_CLAIM_UID: index_by_claim_uid},
+                metrics=metrics,
+            ),
+            claims=Informer(
+                client.source(CLAIMS),
+                name="claims",
+                indexers={BY_NAMESPACE: index_by_namespace, BY_UID: index_by_uid},
+                metrics=metrics,
+            ),
+            classes=Informer(client.source(CLASSES), name="classes", metrics=metrics),
+            nodes=Informer(client.source(NODES, field_selector=f"metadata.name={node}"), name="node", metrics=metrics),
+            mounts=mounts,
+        )
+
+    def _check(self, csi: CsiServer, client: KubeClient, view: NodeView) -> None:
+        async def kubelet_reaches_us() -> None:
+            if problems := await csi.problems():
+                raise Unwell("; ".join(problems))
+
+        ready = self._health.ready
+        ready.add("csi", kubelet_reaches_us)
+        ready.add("api-server", client.ping)
+        for informer in (view.pods, view.mount_pods, view.claims, view.classes):
+            ready.add(f"cache-{informer.name}", holds(lambda i=informer: i.has_synced, "has not synced yet"))  # type: ignore[misc]
+
+    def _start_controllers(
+        self, tasks: asyncio.TaskGroup, view: NodeView, client: KubeClient, recorder: EventRecorder, installation: Installation
+    ) -> None:
+        instruments = self._instruments
+        reporter = ClaimReporter(view, client=client, recorder=recorder, instruments=instruments, metrics=self._metrics.mounts)
+        volumes = ExternalVolumeController(
+            view, client=client, installation=installation, reporter=reporter, instruments=instruments
+        )
+        mount_pods = MountPodController(view, client=client, instruments=instruments)
+        self._metrics.mounts.states(mounts=reporter.phases, mount_pods=lambda: len(view.mount_pods.store))
+        for name, work in (("claim-report", reporter), ("external-volume", volumes), ("mount-pod", mount_pods)):
+            tasks.create_task(work.run(), name=name)
+
+    # --- The leader
+
+    async def _campaign(self, view: NodeView, client: KubeClient, recorder: EventRecorder) -> None:
+        """A candidate for ever; each term begins with caches of its own."""
+        lock = client.lease_lock(self._settings.namespace, names.LEADER_LEASE)
+        while True:
+            elector = LeaderElector(
+                lock,
+                name=names.LEADER_LEASE,
+                identity=f"{self._settings.node_name}_{os.getpid()}_{os.urandom(4).hex()}",
+                overrun=_end_on_the_spot,
+                metrics=self._metrics,
+            )
+            try:
+                await elector.run(lambda: self._lead(view, client, recorder))
+            except LeadershipLost as lost:
+                log.warning("no longer the leader", why=str(lost))
+
+    async def _lead(self, view: NodeView, client: KubeClient, recorder: EventRecorder) -> None:
+        log.info("leading")
+        sight = self._leader_view(view, client)
+        claims = ClaimStatusController(sight, client=client, instruments=self._instruments)
+        classes = ProviderClassController(
+            sight, client=client, recorder=recorder, assess=review_class, instruments=self._instruments
+        )
+        async with asyncio.TaskGroup() as tasks:
+            for informer in (sight.pods, sight.mount_pods, sight.nodes):
+                tasks.create_task(informer.run(), name=f"informer-{informer.name}")
+            for name, work in (("claim-status", claims.run()), ("storage-provider-class", classes.run())):
+                _start(tasks, name, work)
+
+    def _leader_view(self, view: NodeView, client: KubeClient) -> LeaderView:
+        metrics = self._metrics.informers
+        pods: Informer[Pod] = Informer(
+            client.source(PODS, label_selector=f"{names.INJECTED_LABEL}=true"),
+            name="all-injected-pods",
+            indexers={BY_NAMESPACE: index_by_namespace, BY_CLASS: index_by_class},
+            metrics=metrics,
+        )
+        mount_pods: Informer[Pod] = Informer(
+            client.source(PODS, namespace=self._settings.namespace, label_selector=MOUNT_PODS),
+            name="all-mount-pods",
+            metrics=metrics,
+        )
+        nodes: Informer[Node] = Informer(client.source(NODES), name="all-nodes", metrics=metrics)
+        return LeaderView(claims=view.claims, classes=view.classes, pods=pods, mount_pods=mount_pods, nodes=nodes)
+
+
+def _start(tasks: asyncio.TaskGroup, name: str, work: Coroutine[Any, Any, None]) -> None:
+    tasks.create_task(work, name=name)
+
+
+def _end_on_the_spot() -> None:
+    """The leader's work did not stop while it could still be sure of the lead: two must not decide at once."""
+    os._exit(70)
