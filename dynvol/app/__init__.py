@@ -1,0 +1,1 @@
+"""Composition roots: one module for each process, in which it is said who is wired to whom."""

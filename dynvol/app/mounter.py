@@ -1,0 +1,104 @@
+"""The process in a mount pod.
+
+Started by kubelet, and ended by it: on SIGTERM it goes on serving until nothing is wanted any more, it is released, or the
+grace period is nearly over; then it flushes, unmounts and leaves with 0. It never leaves with 0 unasked, so that kubelet
+starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import Final
+
+import msgspec
+
+from dynvol.mount import paths
+from dynvol.mount.executor import MountExecutor
+from dynvol.mount.watch import MountWatcher
+from dynvol.mounter import http, stage
+from dynvol.mounter.ask import ask
+from dynvol.mounter.engine import Engine
+from dynvol.mounter.feed import Feed
+from dynvol.mounter.limits import memory_limit
+from dynvol.mounter.podapi import PodApi, PodApiProblem, Server
+from dynvol.mounter.process import Children
+from dynvol.mounter.session import Timing, Tools
+from dynvol.mounter.stage import Stage
+from dynvol.observe import logs
+
+_log: Final = logs.get(__name__)
+
+_LAST_REPORT: Final = 2.0
+"""Seconds that the last report may take; the node process sees the mount table too."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    stage: Stage
+    server: Server
+    namespace: str
+    pod: str
+    grace: float = 30.0
+    """The pod's termination grace period, in seconds."""
+    timing: Timing = Timing()
+
+    @property
+    def reserve(self) -> float:
+        """The end of the grace period, kept for flushing and unmounting."""
+        return min(20.0, self.grace / 2)
+
+
+async def serve(settings: Settings) -> None:
+    """Until asked to leave. Whatever goes wrong unexpectedly is raised: kubelet starts the container again."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    with stage.opened(settings.stage):
+        async with Children() as children, MountWatcher() as watcher, MountExecutor(threads=32, drain=2.0) as executor:
+            tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
+            engine = Engine(tools)
+            feed = Feed(PodApi(settings.server, namespace=settings.namespace, name=settings.pod), engine)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(engine.run(), name="engine")
+                talking = (
+                    tasks.create_task(feed.follow(), name="follow the pod"),
+                    tasks.create_task(feed.report(), name="report"),
+                )
+                await asked.wait()
+                await _until_dispensable(engine, feed, within=settings.grace - settings.reserve)
+                await engine.close(within=settings.reserve - _LAST_REPORT)
+                for task in talking:
+                    task.cancel()
+                with contextlib.suppress(TimeoutError, PodApiProblem, http.HttpProblem, OSError):
+                    async with asyncio.timeout(_LAST_REPORT):
+                        await feed.report_now()
+    _log.info("left as asked")
+
+
+async def _until_dispensable(engine: Engine, feed: Feed, *, within: float) -> None:
+    """A drained node ends the mount pod before the pods that use it: serve them as long as there is time."""
+    _log.info("asked to leave; serving until nothing is wanted", at_most_seconds=within)
+    waits = [asyncio.create_task(feed.released.wait(), name="released"), asyncio.create_task(engine.until_idle(), name="idle")]
+    try:
+        await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waits:
+            task.cancel()
+
+
+def main(*, root: str, credentials: str, run: str, cache: str, api_server: str, ca_file: str, token_file: str, grace: float) -> int:
+    """Returns the exit status."""
+    environment = os.environ
+    server = Server.of(api_server, ca_file=ca_file, token_file=token_file) if api_server else Server.in_cluster(environment)
+    settings = Settings(
+        stage=Stage(paths.canonical(root), paths.canonical(run), paths.canonical(cache), credentials),
+        server=server,
+        namespace=environment["POD_NAMESPACE"],
+        pod=environment["POD_NAME"],
+        grace=grace,
+    )
+    asyncio.run(serve(settings))
+    return 0

@@ -1,0 +1,267 @@
+"""What to do next, worked out from what is wanted, what shows, and what the sessions say. No I/O, no clock.
+
+The engine calls `decide` after every change and applies what it says. Decisions are of the level, not of the edge: whatever
+was missed or failed comes out again the next time, and when nothing comes out, the world is as it should be.
+
+Words: a *session* runs one client and has one private mount, named by its source. A mount *shows* at a path below the root
+if a bind of the private mount is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+
+import msgspec
+
+from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.mount import providers
+from dynvol.mount.errors import UnsafePath
+from dynvol.mount.paths import components
+from dynvol.mount.providers.contract import Finding
+
+
+class State(Enum):
+    """Of a session."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    BROKEN = "broken"
+    """The client is not running; it is tried again."""
+    ENDING = "ending"
+    """Flushing, or waiting for files to be closed."""
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    claim_uid: str
+    spec_hash: str
+    state: State
+    device: tuple[int, int] | None = None
+    """Of the private mount, while it serves. A mount that shows with another is of a client that died."""
+    finding: Finding | None = None
+    restarts: int = 0
+    paths: frozenset[str] = frozenset()
+    """Where it shows or showed since it runs."""
+    flushed: bool = False
+    """It is ending, and all that was written and closed is in the storage."""
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """One of our mounts in the table."""
+
+    source: str
+    device: tuple[int, int]
+
+
+class Start(msgspec.Struct, frozen=True):
+    mount: WantedMount
+
+
+class Show(msgspec.Struct, frozen=True):
+    """Bind the session's private mount to the path; first take away, lazily, the dead ones that are there."""
+
+    path: str
+    source: str
+    read_only: bool
+
+
+class Hide(msgspec.Struct, frozen=True):
+    """Take away all of our mounts at the path. Gently: plainly first, lazily only if files stay open."""
+
+    path: str
+    source: str
+    gently: bool
+
+
+class Stop(msgspec.Struct, frozen=True):
+    source: str
+
+
+Action = Start | Show | Hide | Stop
+
+
+def decide(
+    wanted: Collection[WantedMount],
+    *,
+    shown: Mapping[str, Sequence[Shown]],
+    sessions: Mapping[str, SessionView],
+    busy: Collection[str] = (),
+) -> list[Action]:
+    """The steps that can be taken now. `wanted` has no refused ones; paths in `busy` are being worked on."""
+    by_path = {mount.path: mount for mount in wanted}
+    sources = {mount.source for mount in wanted}
+    actions: list[Action] = []
+    for path, stack in shown.items():
+        if path not in busy and (step := _correct(path, stack, by_path.get(path), sessions)):
+            actions.append(step)
+    for mount in by_path.values():
+        session = sessions.get(mount.source)
+        if session is None:
+            if not _predecessor(mount, sessions, sources) and not any(
+                isinstance(a, Start) and a.mount.source == mount.source for a in actions
+            ):
+                actions.append(Start(mount))
+        elif session.state is State.SERVING and mount.path not in shown and mount.path not in busy:
+            actions.append(Show(mount.path, mount.source, mount.read_only))
+    visible = {entry.source for stack in shown.values() for entry in stack}
+    for source, session in sessions.items():
+        if source in sources or source in visible or session.state is State.ENDING or session.paths & set(busy):
+            continue
+        actions.append(Stop(source))
+    return actions
+
+
+def _correct(path: str, stack: Sequence[Shown], mount: WantedMount | None, sessions: Mapping[str, SessionView]) -> Action | None:
+    """What to do about what shows at a path; None if it is right, or best left alone for now."""
+    top = stack[-1]
+    session = sessions.get(top.source)
+    alive = session is not None and session.state is State.SERVING and session.device == top.device
+    if mount is None or mount.source != top.source:
+        return Hide(path, top.source, gently=alive)
+    if alive and len(stack) == 1:
+        return None
+    if session is not None and session.state is State.SERVING:
+        return Show(path, mount.source, mount.read_only)
+    # The client died. What shows answers every call with ENOTCONN, which programs take for the failure that it is; an empty
+    # directory they would take for an empty bucket. So it stays until its successor serves.
+    return None
+
+
+def _predecessor(mount: WantedMount, sessions: Mapping[str, SessionView], wanted: Collection[str]) -> SessionView | None:
+    """A session of the same claim that is no longer wanted. Its data must be in the storage before a new one reads there."""
+    for source, session in sessions.items():
+        if session.claim_uid == mount.claim_uid and source not in wanted and not session.flushed:
+            return session
+    return None
+
+
+def refusals(wanted: Sequence[WantedMount]) -> dict[str, MountReport]:
+    """Reports, by `WantedMount.key`, of those that cannot be tried, and why.
+
+    Of mounts at the same or nested paths the first in the list wins: whoever wrote it has ordered it by age.
+    """
+    found: dict[str, MountReport] = {}
+    taken: dict[str, WantedMount] = {}
+    for mount in wanted:
+        if finding := _unfit(mount):
+            found[mount.key] = report(mount, Phase.FAILED, finding)
+        elif other := _overlapping(mount.path, taken):
+            message = (
+                f'"/{_in_pod(other.path)}" is taken by claim {other.claim}; choose a mountpoint outside it, or delete that claim'
+            )
+            found[mount.key] = report(mount, Phase.CONFLICT, Finding("MountpointTaken", message))
+        else:
+            taken[mount.path] = mount
+    return found
+
+
+def _unfit(mount: WantedMount) -> Finding | None:
+    try:
+        parts = components(mount.path)
+    except UnsafePath as problem:
+        return Finding("InvalidMountpoint", str(problem))
+    if len(parts) < 2 or parts[0] != mount.pod_uid:
+        return Finding("InvalidMountpoint", f"{mount.path[:128]!r} is not below the pod's own directory")
+    if "/" in mount.source:
+        return Finding("InvalidParameters", "the claim's uid or hash holds a slash")
+    if problems := providers.validate(mount.provider, mount.parameters):
+        return Finding("InvalidParameters", "; ".join(problems))
+    return None
+
+
+def _overlapping(path: str, taken: Mapping[str, WantedMount]) -> WantedMount | None:
+    for other, mount in taken.items():
+        if other == path or other.startswith(path + "/") or path.startswith(other + "/"):
+            return mount
+    return None
+
+
+def reports(
+    wanted: Sequence[WantedMount],
+    *,
+    refused: Mapping[str, MountReport],
+    shown: Mapping[str, Sequence[Shown]],
+    sessions: Mapping[str, SessionView],
+    failures: Mapping[str, Finding],
+) -> list[MountReport]:
+    """One entry for each wanted mount, and one for each that is on its way out. `failures` are of showing, by path.
+
+    `time` is left to the engine, which knows what was reported before.
+    """
+    found = [refused.get(m.key) or _of_wanted(m, shown=shown, sessions=sessions, failures=failures) for m in wanted]
+    keys = {entry.key for entry in found}
+    sources = {mount.source for mount in wanted if mount.key not in refused}
+    for source, session in sessions.items():
+        leaving = session.paths if source not in sources else session.paths - {m.path for m in wanted if m.source == source}
+        for path in sorted(leaving):
+            entry = _leaving(path, session, still_shows=path in shown, whole=source not in sources)
+            if entry is not None and entry.key not in keys:
+                found.append(entry)
+                keys.add(entry.key)
+    return found
+
+
+def _leaving(path: str, session: SessionView, *, still_shows: bool, whole: bool) -> MountReport | None:
+    """A path that is no longer wanted: done when it does not show and, if the session ends with it, when that has."""
+    if not still_shows and not whole:
+        return None
+    finding = session.finding if session.state is State.ENDING else None
+    return MountReport(
+        claim_uid=session.claim_uid,
+        pod_uid=path.partition("/")[0],
+        path=path,
+        spec_hash=session.spec_hash,
+        phase=Phase.UNMOUNTING,
+        reason=finding.reason if finding else "",
+        message=finding.message if finding else "",
+        restarts=session.restarts,
+    )
+
+
+def _of_wanted(
+    mount: WantedMount,
+    *,
+    shown: Mapping[str, Sequence[Shown]],
+    sessions: Mapping[str, SessionView],
+    failures: Mapping[str, Finding],
+) -> MountReport:
+    session = sessions.get(mount.source)
+    if session is None:
+        failure = failures.get(mount.path)
+        return report(mount, Phase.FAILED, failure) if failure else _waiting(mount, sessions)
+    match session.state:
+        case State.SERVING if (top := shown.get(mount.path, ())) and (top[-1].source, top[-1].device) == (
+            mount.source,
+            session.device,
+        ):
+            return report(mount, Phase.MOUNTED, restarts=session.restarts)
+        case State.SERVING if failure := failures.get(mount.path):
+            return report(mount, Phase.FAILED, failure, restarts=session.restarts)
+        case State.BROKEN:
+            return report(mount, Phase.FAILED, session.finding, restarts=session.restarts)
+    return report(mount, Phase.MOUNTING, session.finding, restarts=session.restarts)
+
+
+def _waiting(mount: WantedMount, sessions: Mapping[str, SessionView]) -> MountReport:
+    for session in sessions.values():
+        if session.claim_uid == mount.claim_uid and session.spec_hash != mount.spec_hash and not session.flushed:
+            finding = session.finding or Finding("Changing", "the earlier mount of this claim is being flushed and unmounted")
+            return report(mount, Phase.MOUNTING, finding)
+    return report(mount, Phase.PENDING)
+
+
+def report(mount: WantedMount, phase: Phase, finding: Finding | None = None, *, restarts: int = 0) -> MountReport:
+    return MountReport(
+        claim_uid=mount.claim_uid,
+        pod_uid=mount.pod_uid,
+        path=mount.path,
+        spec_hash=mount.spec_hash,
+        phase=phase,
+        reason=finding.reason if finding else "",
+        message=finding.message if finding else "",
+        restarts=restarts,
+    )
+
+
+def _in_pod(path: str) -> str:
+    return path.partition("/")[2]

@@ -1,0 +1,246 @@
+"""Wanted mounts in, reports out: the engine brings what is mounted to what is wanted, and keeps it there.
+
+It knows no API and no annotation; a feed calls `set_wanted` and reads `reports`. Nothing it knows is lost with it: what is
+mounted is in the mount table, what is wanted comes again from the feed.
+
+Calls that could block on a FUSE daemon are made in the executor only. What shows is a bind of a private mount that the
+session holds, so hiding it never waits for a daemon either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from dynvol.api.mounts import MountReport, WantedMount
+from dynvol.mount import mountinfo, paths, propagation, syscalls
+from dynvol.mount.errors import MountBusy, MountProblem, NotMounted
+from dynvol.mount.propagation import Propagation
+from dynvol.mount.providers.contract import Finding
+from dynvol.observe import logs
+
+from . import stage
+from .decide import Action, Hide, SessionView, Show, Shown, Start, Stop, decide, refusals, reports
+from .session import Session, Tools
+
+_log: Final = logs.get(__name__)
+
+_RETRY: Final = 1.0
+"""Seconds until a step that failed is decided upon again."""
+
+
+class Engine:
+    """An endless `run` in a TaskGroup of its own; `close` ends it."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._wanted: list[WantedMount] = []
+        self._accepted: list[WantedMount] = []
+        self._refused: dict[str, MountReport] = {}
+        self._sessions: dict[str, Session] = {}
+        self._busy: set[str] = set()
+        self._failures: dict[str, Finding] = {}
+        self._reported: dict[str, MountReport] = {}
+        self._closing = False
+        self._wake: Final = asyncio.Event()
+        self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.version = 0
+        """Moves when `reports` may have changed."""
+
+    # --- the feed's side
+
+    def set_wanted(self, wanted: Sequence[WantedMount]) -> None:
+        """All mounts that there should be, oldest claim first. Ignored once the engine closes."""
+        if not self._closing:
+            self._want(wanted)
+
+    def _want(self, wanted: Sequence[WantedMount]) -> None:
+        self._wanted = list(wanted)
+        self._refused = refusals(self._wanted)
+        self._accepted = [m for m in self._wanted if m.key not in self._refused]
+        self._poke()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is wanted, and nothing of ours is mounted or ending."""
+        return not self._wanted and not self._sessions and not self._busy
+
+    def reports(self) -> list[MountReport]:
+        """One for each mount that is wanted or not gone yet. Times move with phase and reason only."""
+        found = reports(self._wanted, refused=self._refused, shown=self._shown(), sessions=self._views(), failures=self._failures)
+        stamped = {entry.key: self._stamped(entry) for entry in found}
+        self._reported = stamped
+        return list(stamped.values())
+
+    async def newer_than(self, version: int) -> int:
+        """The present version, as soon as it is not `version`. With the last answer handed back in, no change is lost."""
+        while self.version == version:
+            await asyncio.shield(self._news)
+        return self.version
+
+    def _stamped(self, entry: MountReport) -> MountReport:
+        before = self._reported.get(entry.key)
+        same = before is not None and (before.phase, before.reason, before.spec_hash) == (
+            entry.phase,
+            entry.reason,
+            entry.spec_hash,
+        )
+        moment = before.time if before is not None and same else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return msgspec.structs.replace(entry, time=moment)
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Until closed. A step that fails is logged, reported, and decided upon again; it takes no other mount with it."""
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._watch_table(), name="mount table")
+            while not (self._closing and self.idle):
+                for action in decide(self._accepted, shown=self._shown(), sessions=self._views(), busy=self._busy):
+                    self._apply(action, tasks)
+                await self._wake.wait()
+                self._wake.clear()
+            watching.cancel()
+
+    async def close(self, *, within: float) -> None:
+        """Unmount all. After `within` seconds sessions give up what they cannot flush, and leave it in their caches."""
+        self._closing = True
+        self._want(())
+        try:
+            async with asyncio.timeout(within):
+                await self.until_idle()
+        except TimeoutError:
+            for session in self._sessions.values():
+                session.give_up()
+
+    async def until_idle(self) -> None:
+        version = self.version
+        while not self.idle:
+            version = await self.newer_than(version)
+
+    async def _watch_table(self) -> None:
+        table = self._tools.watcher.table
+        while True:
+            table = await self._tools.watcher.newer_than(table)
+            self._poke()
+
+    def _apply(self, action: Action, tasks: asyncio.TaskGroup) -> None:
+        match action:
+            case Start(mount=mount):
+                session = Session(mount, self._tools, changed=self._poke)
+                session.paths.update(m.path for m in self._accepted if m.source == mount.source)
+                self._sessions[mount.source] = session
+                tasks.create_task(self._live(session), name=f"session {mount.source}")
+            case Stop(source=source):
+                self._sessions[source].stop()
+            case Show(path=path, source=source) | Hide(path=path, source=source):
+                self._busy.add(path)
+                tasks.create_task(self._correct(action, self._sessions.get(source)), name=f"correct {path}")
+
+    async def _live(self, session: Session) -> None:
+        try:
+            await session.run()
+        except (OSError, MountProblem) as error:
+            _log.exception("a session failed", source=session.mount.source)
+            self._failures.update({path: Finding("MounterFailed", str(error), lasting=False) for path in session.paths})
+            await asyncio.sleep(_RETRY)
+        finally:
+            del self._sessions[session.mount.source]
+            self._poke()
+
+    async def _correct(self, action: Show | Hide, session: Session | None) -> None:
+        path = action.path
+        try:
+            if isinstance(action, Hide):
+                await self._hide(action, session)
+            elif session is not None:
+                session.paths.add(path)
+                await self._tools.executor.run(path, self._show_now, action, session.place.mountpoint)
+            self._failures.pop(path, None)
+        except (OSError, MountProblem) as error:
+            _log.warning("a mount cannot be shown or hidden", path=path, error=str(error))
+            self._failures[path] = Finding("MountpointInTheWay", f"the mount cannot be put in its place: {error}", lasting=False)
+            self._announce()
+            await asyncio.sleep(_RETRY)
+        finally:
+            self._busy.discard(path)
+            self._poke()
+
+    def _show_now(self, action: Show, private: str) -> None:
+        """In a thread. What is dead goes and what lives comes within microseconds. Should the client have died just now, there
+        is nothing to bind: the directory below its mount is unbindable."""
+        target = self._tools.stage.shown(action.path)
+        _hide_lazily(target)
+        paths.make_directory_below(self._tools.stage.root, action.path)
+        propagation.attach_bind(private, target, propagation=(Propagation.PRIVATE,), read_only=action.read_only)
+
+    async def _hide(self, action: Hide, session: Session | None) -> None:
+        """1. Plainly, for a while. 2. Lazily: what is open stays usable, what is opened now finds the bare directory, which
+        containers cannot write to. 3. Remove the directories, as far as they are empty."""
+        target = self._tools.stage.shown(action.path)
+        run = self._tools.executor.run
+        if not (action.gently and await self._hide_gently(target)):
+            if action.gently and session is not None:
+                session.note_open_files()
+            await run(action.path, _hide_lazily, target)
+        await run(action.path, self._remove_directories, action.path)
+
+    async def _hide_gently(self, target: str) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._tools.timing.patience, 0.02
+        while True:
+            try:
+                await self._tools.executor.run(target, _hide_plainly, target)
+                return True
+            except MountBusy:
+                if loop.time() + pause > deadline:
+                    return False
+            await asyncio.sleep(pause)
+            pause *= 2
+
+    def _remove_directories(self, path: str) -> None:
+        """In a thread. The pod's own directory stays: it is not ours."""
+        pod, _, below = path.partition("/")
+        removal = paths.remove_empty_directories_below(self._tools.stage.shown(pod), below)
+        for obstacle in removal.left:
+            _log.info("left in place", path=obstacle.path, why=obstacle.reason)
+
+    # --- what it sees
+
+    def _shown(self) -> dict[str, list[Shown]]:
+        table = self._tools.watcher.table
+        found = stage.ours(table, self._tools.stage)
+        return {path: [Shown(m.source, m.device) for m in stack] for path, stack in found.items()}
+
+    def _views(self) -> dict[str, SessionView]:
+        return {source: session.view for source, session in self._sessions.items()}
+
+    def _poke(self) -> None:
+        self._wake.set()
+        self._announce()
+
+    def _announce(self) -> None:
+        self.version += 1
+        news, self._news = self._news, asyncio.get_running_loop().create_future()
+        news.set_result(None)
+
+
+def _hide_plainly(target: str) -> None:
+    while _is_ours(target):
+        with contextlib.suppress(NotMounted):
+            syscalls.unmount(target)
+
+
+def _hide_lazily(target: str) -> None:
+    while _is_ours(target):
+        with contextlib.suppress(NotMounted):
+            syscalls.unmount(target, lazily=True)
+
+
+def _is_ours(target: str) -> bool:
+    mount = mountinfo.read().at(target)
+    return mount is not None and stage.is_ours(mount)

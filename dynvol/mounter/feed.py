@@ -1,0 +1,109 @@
+"""Annotations of the own pod in, reports out. The one part of the mounter that knows how it is told what to do.
+
+While the API is away the engine goes on with what was wanted last; when it comes back the report is written again. At the
+start there is nothing to go on with, so this waits for the API as long as it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from dynvol.api import mounts, names
+from dynvol.api.mounts import MalformedAnnotation
+from dynvol.observe import logs
+
+from . import http
+from .engine import Engine
+from .podapi import Expired, Pod, PodApi, PodApiProblem, PodGone
+
+_log: Final = logs.get(__name__)
+
+_FIRST_PAUSE: Final = 0.5
+_LAST_PAUSE: Final = 15.0
+_BETWEEN_REPORTS: Final = 0.2
+"""Seconds. What changes meanwhile is one report."""
+
+
+class Feed:
+    """Two endless loops. `released` is set when the pod is told to leave without waiting."""
+
+    def __init__(self, api: PodApi, engine: Engine) -> None:
+        self._api = api
+        self._engine = engine
+        self._uid = ""
+        self._wanted: str | None = None
+        self._present = ""
+        """The report that the pod carried when it was last seen."""
+        self.told: Final = asyncio.Event()
+        """Set once the first list of wanted mounts was seen."""
+        self.released: Final = asyncio.Event()
+
+    async def follow(self) -> None:
+        """Read the pod, watch it, and start over when the watch ends or breaks."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                pod, version = await self._api.read()
+                self._take(pod)
+                pause = _FIRST_PAUSE
+                async for changed in self._api.watch(version):
+                    self._take(changed)
+                continue
+            except Expired:
+                _log.debug("the watch's version expired")
+            except (PodApiProblem, http.HttpProblem, OSError) as problem:
+                _log.warning("cannot follow the own pod", error=str(problem), retry_seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LAST_PAUSE)
+
+    async def report(self) -> None:
+        """Write the report each time it changes, not more often than five times a second."""
+        await self.told.wait()
+        pause = _FIRST_PAUSE
+        while True:
+            version = self._engine.version
+            try:
+                await self.report_now()
+                pause = _FIRST_PAUSE
+                await asyncio.sleep(_BETWEEN_REPORTS)
+                await self._engine.newer_than(version)
+            except PodGone as problem:
+                _log.info("no one to report to", error=str(problem))
+                await asyncio.sleep(_LAST_PAUSE)
+            except (PodApiProblem, http.HttpProblem, OSError) as problem:
+                _log.warning("cannot report", error=str(problem), retry_seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LAST_PAUSE)
+
+    async def report_now(self) -> None:
+        """Write the report if it differs from what the pod carries."""
+        text = mounts.encode(self._engine.reports())
+        if self._uid and text != self._present:
+            await self._api.annotate({names.REPORT_ANNOTATION: text}, uid=self._uid)
+            self._present = text
+
+    def _take(self, pod: Pod) -> None:
+        """A pod of another uid is a successor of the same name, whose wishes are not for us."""
+        metadata = pod.metadata
+        if self._uid and metadata.uid != self._uid:
+            return
+        if not self._uid:
+            self._uid = metadata.uid
+            self._present = metadata.annotations.get(names.REPORT_ANNOTATION, "")
+        if names.RELEASE_ANNOTATION in metadata.annotations:
+            self.released.set()
+        text = metadata.annotations.get(names.WANTED_ANNOTATION, "")
+        if text != self._wanted:
+            self._tell_engine(text)
+
+    def _tell_engine(self, text: str) -> None:
+        self._wanted = text
+        try:
+            wanted = mounts.decode_wanted(text)
+        except MalformedAnnotation as problem:
+            _log.error("the wanted mounts cannot be read, those of before stay", error=str(problem))
+            return
+        _log.info("wanted", mounts=len(wanted))
+        self._engine.set_wanted(wanted)
+        self.told.set()

@@ -1,0 +1,150 @@
+"""The mounter's own directories: where clients mount in private, where their secrets are, and what an earlier life left.
+
+`run` must be memory. In a mount pod it is an emptyDir of medium Memory; elsewhere a tmpfs is mounted there and taken away at the
+end. It is made unbindable, which is two things: private, so that what is mounted below shows in no other namespace; and never
+to be bound, so that a client that dies while its mount is being shown cannot leave the bare directory in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from dynvol.api import names
+from dynvol.mount import fuse, mountinfo, paths, propagation, syscalls
+from dynvol.mount.mountinfo import Mount, MountTable
+from dynvol.mount.providers.contract import Credentials, Place
+from dynvol.mount.syscalls import MountFlag
+from dynvol.observe import logs
+
+_log: Final = logs.get(__name__)
+
+SOURCE_PREFIX: Final = "dynvol-"
+"""What the source of each of our mounts begins with (`WantedMount.source`)."""
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """Absolute, normal paths."""
+
+    root: str
+    """Shared with the node and, below each pod's directory, with its containers."""
+    run: str
+    cache: str
+    credentials: str
+    """Where the Secret's copy is mounted."""
+
+    def shown(self, path: str) -> str:
+        """The visible place of a mount's relative path."""
+        return f"{self.root}/{path}"
+
+    def place(self, source: str, *, memory_limit: int | None) -> Place:
+        return Place(
+            source=source,
+            mountpoint=f"{self.run}/mnt/{source}",
+            secrets=f"{self.run}/secrets/{source}",
+            cache=f"{self.cache}/{source}",
+            memory_limit=memory_limit,
+        )
+
+    def read_credentials(self) -> Credentials:
+        """The Secret as it is now; what is missing is empty. Blocks on a file system in memory only."""
+        ca_file = f"{self.credentials}/ca.crt"
+        return Credentials(
+            access_key=_read(f"{self.credentials}/{names.ACCESS_KEY}"),
+            secret_key=_read(f"{self.credentials}/{names.SECRET_KEY}"),
+            session_token=_read(f"{self.credentials}/{names.SESSION_TOKEN}"),
+            ca_file=ca_file if os.path.exists(ca_file) else "",
+        )
+
+
+@contextlib.contextmanager
+def opened(stage: Stage) -> Iterator[None]:
+    """1. Clear what an earlier life left mounted. 2. Make `run` unbindable memory. 3. Make the directories. Undone at the end."""
+    clear_earlier_life(stage)
+    os.makedirs(stage.run, mode=0o700, exist_ok=True)
+    os.makedirs(stage.cache, mode=0o700, exist_ok=True)
+    own = mountinfo.read().at(stage.run) is None
+    if own:
+        flags = MountFlag.NOSUID | MountFlag.NODEV
+        syscalls.mount(stage.run, source="dynvol-run", fstype="tmpfs", flags=flags, data="mode=0700,size=16m")
+    try:
+        propagation.make_unbindable(stage.run)
+        for directory in ("mnt", "secrets"):
+            os.makedirs(f"{stage.run}/{directory}", mode=0o700, exist_ok=True)
+        yield
+    finally:
+        if own:
+            syscalls.unmount(stage.run, lazily=True)
+        else:
+            for directory in ("mnt", "secrets"):
+                paths.remove_empty_tree(f"{stage.run}/{directory}")
+
+
+def clear_earlier_life(stage: Stage) -> None:
+    """Take away mounts whose clients ended with an earlier mounter: they die with their parent, so none can be alive."""
+    table = mountinfo.read()
+    for directory in (stage.root, stage.run):
+        dead = {m.path for m in table.below(directory) if is_ours(m)}
+        if not dead:
+            continue
+        fuse.clear_dead(directory, only=dead)
+        for path in sorted(dead):
+            _log.warning("cleared a mount of an earlier life", path=path)
+    table = mountinfo.read()
+    stale_run = table.at(stage.run)
+    if stale_run is not None and stale_run.source == "dynvol-run":
+        syscalls.unmount(stage.run, lazily=True)
+
+
+def is_ours(mount: Mount) -> bool:
+    return mount.is_fuse and mount.source.startswith(SOURCE_PREFIX)
+
+
+def ours(table: MountTable, stage: Stage) -> dict[str, tuple[Mount, ...]]:
+    """The mounts of ours that show below the root, by relative path; of several on one path the visible one last."""
+    prefix = stage.root + "/"
+    found = {m.path for m in table if m.path.startswith(prefix) and is_ours(m)}
+    return {path[len(prefix) :]: table.stack(path) for path in found}
+
+
+def write_secrets(directory: str, files: Mapping[str, bytes]) -> None:
+    """Write files that only root may read. The directory is in memory."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    for name, content in files.items():
+        path = os.path.join(directory, name)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        fresh = f"{path}.new"
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(content)
+        os.rename(fresh, path)
+
+
+def remove_secrets(directory: str, files: Mapping[str, bytes]) -> None:
+    for name in files:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, name))
+    paths.remove_empty_tree(directory)
+
+
+def remove_cache(directory: str) -> None:
+    """Remove a client's cache, all of it. Nothing is touched if anything is mounted there."""
+    import shutil  # wanted at the end of a mount only, and heavier than all of this module
+
+    table = mountinfo.read()
+    if table.below(directory) or table.at(directory) is not None:
+        _log.error("something is mounted below a cache, which therefore stays", path=directory)
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _read(path: str) -> str:
+    """A key of the Secret. A line break at the end is an accident of how it was made, never part of a credential."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(65536).rstrip("\r\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""

@@ -1,0 +1,6 @@
+"""Tests marked `root` run in namespaces of mounts and processes of their own, as those of `unit/mount` do: no client, mount or
+file can outlive one."""
+
+from unit.mount.conftest import playground, pytest_pyfunc_call
+
+__all__ = ["playground", "pytest_pyfunc_call"]

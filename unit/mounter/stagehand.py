@@ -1,0 +1,118 @@
+"""What the tests of the engine share: an engine on a stage of its own in the playground, with real clients, and what to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from dynvol.api import names
+from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.mount.executor import MountExecutor
+from dynvol.mount.watch import MountWatcher
+from dynvol.mounter import stage
+from dynvol.mounter.ask import ask
+from dynvol.mounter.engine import Engine
+from dynvol.mounter.process import Children
+from dynvol.mounter.session import Session, Timing, Tools
+from dynvol.mounter.stage import Stage
+
+from .storage import ACCESS_KEY, SECRET_KEY, Storage
+
+POD = "11111111-2222-3333-4444-555555555555"
+QUICK = Timing(
+    start=15, slow=2, first_retry=0.05, last_retry=0.5, lasting_retry=0.2, patience=0.3, linger=3, leave=2, flush_poll=0.05
+)
+
+
+def wanted(
+    storage: Storage, claim: str = "a", *, at: str = "data", spec: str = "1", read_only: bool = False, **parameters: str
+) -> WantedMount:
+    """`a` is the claim's name and uid, `parameters` are added to those that reach bucket `a` of the storage."""
+    return WantedMount(
+        claim=f"test/{claim}",
+        claim_uid=claim,
+        pod_uid=POD,
+        path=f"{POD}/{at}",
+        provider="s3",
+        spec_hash=spec,
+        read_only=read_only,
+        parameters={"bucket": "bucket-a", "endpoint": storage.url, "pathStyle": "true", **parameters},
+    )
+
+
+class Hand:
+    """An engine that runs, and ways to look at what it does."""
+
+    def __init__(self, engine: Engine, stage: Stage, tools: Tools) -> None:
+        self.engine = engine
+        self.stage = stage
+        self.tools = tools
+
+    def shown(self, at: str = "data") -> Path:
+        return Path(self.stage.root, POD, at)
+
+    def session(self, mount: WantedMount) -> Session:
+        return self.engine._sessions[mount.source]
+
+    def client(self, mount: WantedMount) -> int:
+        """The pid of the program that serves the mount."""
+        running = self.tools.children._running.values()
+        return next(child.pid for child in running if mount.source in _command_line(child.pid))
+
+    async def until(self, condition: Callable[[list[MountReport]], bool], *, within: float = 20.0) -> list[MountReport]:
+        """The reports, once they are as they should be."""
+        version = self.engine.version
+        try:
+            async with asyncio.timeout(within):
+                while not condition(found := self.engine.reports()):
+                    version = await self.engine.newer_than(version)
+        except TimeoutError:
+            raise AssertionError(f"still: {self.engine.reports()}") from None
+        return found
+
+    async def mounted(self, *mounts: WantedMount) -> None:
+        self.engine.set_wanted(mounts)
+        await self.until(lambda found: [r.phase for r in found] == [Phase.MOUNTED] * len(mounts))
+
+    async def failed(self, mount: WantedMount) -> MountReport:
+        self.engine.set_wanted([mount])
+        (found,) = await self.until(lambda found: [r.phase for r in found] == [Phase.FAILED])
+        return found
+
+
+def prepare(playground: str, *, secret: dict[str, str] | None = None) -> Stage:
+    place = Stage(f"{playground}/xvols", f"{playground}/run", f"{playground}/cache", f"{playground}/secret")
+    for directory in (f"{place.root}/{POD}", place.credentials):
+        os.makedirs(directory, exist_ok=True)
+    for key, value in ({names.ACCESS_KEY: ACCESS_KEY, names.SECRET_KEY: SECRET_KEY} if secret is None else secret).items():
+        Path(place.credentials, key).write_text(value)
+    return place
+
+
+@contextlib.asynccontextmanager
+async def engine(place: Stage, *, timing: Timing = QUICK) -> AsyncIterator[Hand]:
+    """An engine in its tasks. Afterwards nothing of it is left, or the test fails."""
+    with stage.opened(place):
+        async with Children() as children, MountWatcher() as watcher, MountExecutor(threads=32, drain=2.0) as executor:
+            tools = Tools(place, children, watcher, executor, ask, timing=timing)
+            running = Engine(tools)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(running.run(), name="engine")
+                yield Hand(running, place, tools)
+                await running.close(within=10)
+            assert not children._running, "a client is left"
+            assert os.listdir(f"{place.run}/mnt") == os.listdir(f"{place.run}/secrets") == [], "private files are left"
+    with open("/proc/self/mountinfo") as table:
+        assert not [line for line in table if "dynvol-" in line.partition(" - ")[2]], "a mount is left"
+
+
+async def in_thread(function: Callable[[], object]) -> object:
+    """What asks a FUSE file system must not be on the loop that supervises it."""
+    return await asyncio.to_thread(function)
+
+
+def _command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

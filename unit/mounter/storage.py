@@ -1,0 +1,75 @@
+"""A real S3 server on loopback, for tests: `rclone serve s3`, which checks signatures, over a directory of buckets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ACCESS_KEY = "test-access"
+SECRET_KEY = "test-secret-which-is-long"
+
+
+def rclone() -> str:
+    """A newer rclone than Debian's, which cannot serve S3: that of the virtual environment."""
+    beside = Path(sys.executable).with_name("rclone")
+    found = str(beside) if beside.exists() else shutil.which("rclone")
+    assert found is not None
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Storage:
+    """Buckets are directories, objects are files."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.directory = directory
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def make_bucket(self, name: str, **objects: str) -> Path:
+        path = self.directory / name
+        path.mkdir(parents=True)
+        for key, text in objects.items():
+            (path / key).write_text(text)
+        return path
+
+
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[Storage]:
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [rclone(), "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
+    command += ["--config", "/dev/null", "--vfs-cache-mode", "off", "--dir-cache-time", "0s"]
+    environment = {"PATH": os.defpath, "HOME": str(directory.parent)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _wait_for(port, server)
+            yield Storage(directory, port)
+        finally:
+            server.kill()
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    """A port cannot be waited for but by trying it."""
+    deadline = time.monotonic() + 20
+    while True:
+        assert server.poll() is None, "the S3 server ended"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        assert time.monotonic() < deadline, "the S3 server does not listen"
+        time.sleep(0.01)
