@@ -208,3 +208,14 @@ class Collection:
             if what == call:
                 del self._faults[index]
                 raise error
+
+
+class OldServer(Collection):
+    """To it, a watch with initial events is a watch from now on."""
+
+    @asynccontextmanager
+    async def watch(
+        self, *, resource_version: str, timeout: float, initial_events: bool = False
+    ) -> AsyncIterator[AsyncIterator[Event[Thing]]]:
+        async with super().watch(resource_version=resource_version or str(self.version), timeout=timeout) as events:
+            yield events

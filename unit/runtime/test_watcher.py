@@ -12,7 +12,7 @@ from dynvol.runtime.errors import Expired, Throttled, Unavailable
 from dynvol.runtime.source import Bookmark, Page, Unreadable
 from dynvol.runtime.watcher import Applied, Completed, Effect, Watcher, Watching
 
-from .collection import Collection, Thing, WatchAsked
+from .collection import Collection, OldServer, Thing, WatchAsked
 from .measured import Measured
 from .tasks import pass_time, running, settle
 
@@ -259,7 +259,7 @@ async def test_where_lists_cannot_be_streamed_it_falls_back_to_pages_at_once() -
 
 
 async def test_a_server_that_ignores_the_wish_for_a_stream_is_found_out_by_its_silence() -> None:
-    server = Ignorant()
+    server = OldServer()
     async with watching(server, streaming=True) as told:
         assert told.lists == 0
         await pass_time(11)
@@ -268,7 +268,7 @@ async def test_a_server_that_ignores_the_wish_for_a_stream_is_found_out_by_its_s
 
 
 async def test_a_server_that_ignores_the_wish_for_a_stream_is_found_out_by_its_bookmark() -> None:
-    server = Ignorant()
+    server = OldServer()
     async with watching(server, streaming=True) as told:
         server.tell(Bookmark("100"))
         await settle()
@@ -277,7 +277,7 @@ async def test_a_server_that_ignores_the_wish_for_a_stream_is_found_out_by_its_b
 
 
 async def test_while_a_stream_makes_progress_it_is_waited_for() -> None:
-    server = Ignorant()
+    server = OldServer()
     async with watching(server, streaming=True) as told:
         for number in range(10):
             await pass_time(9)
@@ -286,13 +286,6 @@ async def test_while_a_stream_makes_progress_it_is_waited_for() -> None:
         await settle()
         assert told.lists == 1
         assert server.lists == []
-
-
-class Ignorant(Collection):
-    """An old server: to it a watch with initial events is a watch."""
-
-    def watch(self, *, resource_version: str, timeout: float, initial_events: bool = False):  # type: ignore[no-untyped-def]
-        return super().watch(resource_version=resource_version or str(self.version), timeout=timeout)
 
 
 async def test_it_counts_what_it_hears() -> None:
