@@ -83,6 +83,14 @@ class NodeSettings:
     mounter_image: str = ""
 
 
+def main(*, listen: str, kubeconfig: str, **given: str) -> int:
+    """The command line's `dynvol node`; returns the exit status."""
+    host, _, port = listen.rpartition(":")
+    settings = NodeSettings(listen=(host.strip("[]"), int(port)), kubeconfig=Path(kubeconfig) if kubeconfig else None, **given)
+    asyncio.run(run(settings))
+    return 0
+
+
 async def run(settings: NodeSettings) -> None:
     """Until SIGTERM or SIGINT. Raises what ends the process: a task that failed, a socket that is taken."""
     loop = asyncio.get_running_loop()

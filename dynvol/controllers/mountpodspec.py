@@ -87,11 +87,10 @@ def _mounter(provider_class: StorageProviderClass, installation: Installation) -
     return {
         "name": "mounter",
         "image": installation.image,
-        "args": ["mounter", "--root", names.MOUNTER_ROOT, "--credentials", names.CREDENTIALS_DIR],
+        "args": ["mounter", f"--grace={installation.grace_seconds}"],
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-            {"name": "TERMINATION_GRACE", "value": str(installation.grace_seconds)},
         ],
         # Bidirectional propagation is for privileged containers only (Kubernetes' rule, not ours).
         "securityContext": {"privileged": True},
