@@ -1,6 +1,7 @@
 """The port that Prometheus and kubelet's probes talk to.
 
-It has `/metrics`, `/healthz` (also called `/livez`) and `/readyz`; `?verbose` lists the checks. Plain HTTP without authentication, as probes need it; nothing secret is told, and nothing can be changed.
+It has `/metrics`, `/healthz` (also called `/livez`) and `/readyz`; `?verbose` lists the checks. Plain HTTP without authentication,
+as probes need it: nothing secret is told, and nothing can be changed.
 """
 
 from __future__ import annotations
