@@ -63,7 +63,7 @@ def canonical(path: str) -> str:
 
     The last component is left alone: it may be a mount that must not be looked at.
     """
-    if not path.startswith("/") or path == "/" or os.path.normpath(path) != path:
+    if not path.startswith("/") or path.startswith("//") or path == "/" or os.path.normpath(path) != path:
         raise UnsafePath(f"{path!r} is not an absolute, normal path below the root directory")
     parent, name = os.path.split(path)
     return os.path.join(os.path.realpath(parent), name)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from unit.mount.namespaces import run_isolated
+from unit.mount.namespaces import ChildFailed, run_isolated
 
 _TIMEOUT = 60.0
 
@@ -35,9 +35,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     assert not asyncio.iscoroutinefunction(pyfuncitem.obj), "a test marked root is a plain function"
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     before = _host_mounts()
-    run_isolated(
-        lambda: pyfuncitem.obj(**arguments), playground=str(pyfuncitem.funcargs.get("playground", "/mnt")), timeout=_TIMEOUT
-    )
+    place = str(pyfuncitem.funcargs.get("playground", "/mnt"))
+    try:
+        run_isolated(lambda: pyfuncitem.obj(**arguments), playground=place, timeout=_TIMEOUT)
+    except ChildFailed as failure:
+        pytest.fail(str(failure), pytrace=False)
     assert _host_mounts() == before, "a mount leaked to the host"
     return True
 

@@ -180,6 +180,8 @@ def _namespace_after(enter: Callable[[], None]) -> int:
 def _answer(writing: int, work: Callable[[], object]) -> NoReturn:
     try:
         answer = pickle.dumps((True, work()))
+    except ChildFailed as failure:
+        answer = pickle.dumps((False, str(failure)))
     except BaseException:
         answer = pickle.dumps((False, traceback.format_exc()))
     with os.fdopen(writing, "wb") as stream:

@@ -1,0 +1,13 @@
+"""For all unit tests."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say that no event loop is set: looptime asks the policy before each test, even one that is not asynchronous, and the
+    policy would make a loop that no one closes."""
+    asyncio.set_event_loop(None)
