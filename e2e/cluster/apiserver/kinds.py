@@ -10,7 +10,7 @@ import base64
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from e2e.cluster.apiserver import metadata, pod_defaults
+from e2e.cluster.apiserver import definitions, metadata, pod_defaults
 from e2e.cluster.apiserver.request import Target
 from e2e.cluster.apiserver.resources import Resource
 from e2e.cluster.apiserver.selectors import label_selector_matches
@@ -301,14 +301,6 @@ def _default_csi_driver(body: Object) -> None:
     spec.setdefault("seLinuxMount", False)
 
 
-def _default_custom_definition(body: Object) -> None:
-    spec = body.setdefault("spec", {})
-    names = spec.setdefault("names", {})
-    names.setdefault("singular", str(names.get("kind", "")).lower())
-    names.setdefault("listKind", f"{names.get('kind', '')}List")
-    spec.setdefault("conversion", {"strategy": "None"})
-
-
 def _default_binding(body: Object) -> None:
     body.get("roleRef", {}).setdefault("apiGroup", "rbac.authorization.k8s.io")
     for subject in body.get("subjects") or ():
@@ -353,8 +345,13 @@ KINDS: dict[str, Kind] = {
     "admissionregistration.k8s.io/validatingadmissionpolicies": SPECIFIED,
     "admissionregistration.k8s.io/validatingadmissionpolicybindings": SPECIFIED,
     "admissionregistration.k8s.io/validatingwebhookconfigurations": WEBHOOKS,
-    "apiextensions.k8s.io/customresourcedefinitions": Kind(
-        has_generation=True, needs_version=True, default=_default_custom_definition
+    definitions.STORAGE: Kind(
+        has_generation=True,
+        needs_version=True,
+        default=definitions.default,
+        prepare_create=definitions.prepare_create,
+        prepare_update=definitions.prepare_update,
+        problems=definitions.problems,
     ),
     "apps/daemonsets": Kind(has_generation=True, default=_default_daemon_set, problems=_workload_problems),
     "apps/deployments": Kind(has_generation=True, default=_default_deployment, problems=_workload_problems),

@@ -39,7 +39,7 @@ class Resource:
     verbs: tuple[str, ...] = ALL_VERBS
     subresources: tuple[Subresource, ...] = ()
     has_status: bool = False
-    schema: Object | None = None
+    schema: Object | None = field(default=None, hash=False)
     """The structural schema of a custom resource; built-in kinds have theirs in `types`."""
     custom: Object | None = field(default=None, hash=False, compare=False)
     """The entry of `spec.versions` of the CRD that this resource comes from."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from e2e.cluster.apiserver import apply, events, kinds, metadata, patch
+from e2e.cluster.apiserver import apply, definitions, events, kinds, metadata, patch
 from e2e.cluster.apiserver.admission import Admission, Attributes
 from e2e.cluster.apiserver.request import Call, Target, version_of
 from e2e.cluster.apiserver.resources import SHARED_STORAGE, Catalog, Resource
@@ -34,6 +34,7 @@ from e2e.cluster.apiserver.status import (
     conflict,
     expired,
     invalid,
+    method_not_allowed,
     modified,
     not_found,
     success,
@@ -123,6 +124,7 @@ class Registry:
 
     async def create(self, target: Target, call: Call, body: Object) -> Object:
         resource, kind = target.resource, kinds.of(target.resource)
+        self._refuse_ending(resource)
         body = self._incoming(target, body, call)
         given = metadata.of(body).get("name") or target.name
         self._place(target, body)
@@ -146,6 +148,13 @@ class Registry:
                 continue
             return self._outgoing(entry.object, resource)
         raise already_exists(resource.subject, name)
+
+    def _refuse_ending(self, resource: Resource) -> None:
+        if resource.custom is None:
+            return
+        definition = self.store.get(Key(definitions.STORAGE, "", f"{resource.plural}.{resource.group}"))
+        if definition is not None and definition.object["metadata"].get("deletionTimestamp"):
+            raise method_not_allowed("create not allowed while custom resource definition is terminating")
 
     def _refuse_taken(self, target: Target, name: str) -> None:
         if self.store.get(Key(storage_of(target.resource), target.namespace, name)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ import msgspec
 import yaml
 from aiohttp import web
 
-from e2e.cluster.apiserver import bootstrap, builtin_types, discovery, pki, watch
+from e2e.cluster.apiserver import bootstrap, builtin_types, cleanup, definitions, discovery, pki, watch
 from e2e.cluster.apiserver.admission import Admission, DefaultTolerations, NamespaceLifecycle, Priorities, ServiceAccounts
 from e2e.cluster.apiserver.authn import ANONYMOUS, Tokens, from_certificate, impersonated
 from e2e.cluster.apiserver.authz import Access, Authorizer, access_to
@@ -37,7 +36,7 @@ from e2e.cluster.apiserver.status import (
     method_not_allowed,
     no_such_path,
 )
-from e2e.cluster.apiserver.store import Key, Store
+from e2e.cluster.apiserver.store import Change, Store
 from e2e.cluster.apiserver.subresources import Subresources
 from e2e.cluster.apiserver.types import Types
 
@@ -69,7 +68,16 @@ class Server:
         self.authorizer = Authorizer(store)
         self._reviews = Reviews(self.authorizer, self.tokens)
         self._subresources = Subresources(self.registry, self.tokens)
+        for entry in store.all(definitions.STORAGE):
+            self.catalog.define(entry.key.name, definitions.resources_of(entry.object))
+        store.observe(self._follow_definition)
         bootstrap.ensure(store, self.catalog, port=settings.port)
+
+    def _follow_definition(self, change: Change) -> None:
+        """The catalog follows the stored definitions at once: who has created one may use it."""
+        if change.key.resource == definitions.STORAGE:
+            served = definitions.resources_of(change.after.object) if change.after else ()
+            self.catalog.define(change.key.name, served)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -254,20 +262,6 @@ class Server:
             if event := watch.event_of(change, selects):
                 yield rendering.event(event.type, event.entry.object)
 
-    async def expire_events(self) -> None:
-        """Events are kept for an hour, as by the real server's --event-ttl."""
-        while True:
-            await asyncio.sleep(min(60.0, self._settings.event_lifetime / 2))
-            oldest = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=self._settings.event_lifetime)
-            limit = oldest.strftime("%Y-%m-%dT%H:%M:%SZ")
-            for entry in self.store.all("/events"):
-                if _last_seen(entry.object) < limit:
-                    self.store.remove(Key("/events", entry.key.namespace, entry.key.name), expected=entry.version)
-
-
-def _last_seen(event: Object) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
-
 
 async def _body(request: web.Request) -> Object:
     raw = await request.read()
@@ -334,9 +328,17 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             site = web.TCPSite(runner, settings.host, settings.port, ssl_context=tls(settings.files), reuse_address=True)
             await site.start()
             async with asyncio.TaskGroup() as tasks:
-                expiry = tasks.create_task(server.expire_events(), name="expire events")
-                yield server
-                expiry.cancel()
+                own = [
+                    tasks.create_task(
+                        cleanup.expire_events(server.registry, lifetime=settings.event_lifetime), name="expire events"
+                    ),
+                    tasks.create_task(cleanup.finish_definitions(server.registry), name="finish definitions"),
+                ]
+                try:
+                    yield server
+                finally:
+                    for task in own:
+                        task.cancel()
         finally:
             store.cut_watches()
             await runner.cleanup()

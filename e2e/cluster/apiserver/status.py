@@ -43,7 +43,7 @@ def type_invalid(path: str, value: Json, detail: str) -> FieldError:
 
 
 def unsupported(path: str, value: Json, supported: Iterable[Json]) -> FieldError:
-    choices = ", ".join(json.dumps(choice) for choice in supported)
+    choices = ", ".join(json.dumps(choice if isinstance(choice, str) else json.dumps(choice)) for choice in supported)
     return FieldError(path, "FieldValueNotSupported", f"Unsupported value: {_shown(value)}: supported values: {choices}")
 
 
@@ -60,17 +60,20 @@ def too_long(path: str, limit: int) -> FieldError:
 
 
 def too_many(path: str, actual: int, limit: int) -> FieldError:
-    return FieldError(path, "FieldValueTooMany", f"Too many: {actual}: must have at most {limit} items")
+    return FieldError(path, "FieldValueTooMany", f"Too many: {actual}: must have at most {limit} item{'s' * (limit != 1)}")
+
+
+def too_few(path: str, actual: int, least: int) -> FieldError:
+    return FieldError(path, "FieldValueInvalid", f"Invalid value: {actual}: {path} in body should have at least {least} properties")
+
+
+def omitted(path: str, detail: str, *, kind: str) -> FieldError:
+    """An error about a value that is not shown, but named by its type."""
+    return FieldError(path, "FieldValueInvalid", f'Invalid value: "{kind}": {detail}')
 
 
 def _shown(value: Json) -> str:
-    return value if isinstance(value, Verbatim) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-class Verbatim(str):
-    """A value that is shown without further quoting, as `"object"` is where the real value would be too long to print."""
-
-    __slots__ = ()
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(slots=True)

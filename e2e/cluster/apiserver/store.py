@@ -13,7 +13,7 @@ import asyncio
 import bisect
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -107,6 +107,7 @@ class Store:
         )
         self._objects: dict[str, dict[Key, Entry]] = {}
         self._subscriptions: set[Subscription] = set()
+        self._observers: list[Callable[[Change], None]] = []
         self._history: deque[Change] = deque(maxlen=history)
         (self.version,) = self._database.execute("SELECT version FROM revision").fetchone()
         self._oldest = self.version
@@ -129,7 +130,7 @@ class Store:
         """What `all` gave at a version of the past: the present, with the changes since then undone."""
         if version < self._oldest:
             raise expired("The provided continue parameter is too old to display a consistent list result.")
-        entries = {entry.key: entry for entry in self.page(resource, namespace)}
+        entries = {entry.key: entry for entry in self.all(resource, namespace)}
         for change in reversed(list(self._since(version))):
             if change.key.resource != resource or namespace not in ("", change.key.namespace):
                 continue
@@ -173,6 +174,10 @@ class Store:
         """Forget the past: every watch that is behind, or that resumes, finds it expired."""
         self._history.clear()
         self._oldest = self.version
+
+    def observe(self, observer: Callable[[Change], None]) -> None:
+        """Call `observer` within each change from now on, before the writer sees its answer."""
+        self._observers.append(observer)
 
     def cut_watches(self) -> None:
         for subscription in self._subscriptions:
@@ -219,6 +224,8 @@ class Store:
         if len(self._history) == self._history.maxlen:
             self._oldest = self._history[0].version
         self._history.append(change)
+        for observer in self._observers:
+            observer(change)
         for subscription in self._subscriptions:
             if subscription.wants(change):
                 subscription.offer(change)

@@ -23,11 +23,11 @@ class Types:
     def __init__(self, definitions: Mapping[str, Object], catalog: Catalog) -> None:
         self.definitions = definitions
         self._catalog = catalog
-        self._shapes: dict[tuple[Resource, int], Shape] = {}
+        self._shapes: dict[tuple[str, str, int], Shape] = {}
 
     def shape(self, resource: Resource) -> Shape:
         """The shape of the whole object, its metadata included."""
-        key = (resource, resource.served_since)
+        key = (resource.api_version, resource.plural, resource.served_since)
         if key not in self._shapes:
             self._shapes[key] = self._make_shape(resource)
         return self._shapes[key]
