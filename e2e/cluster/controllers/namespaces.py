@@ -1,0 +1,104 @@
+"""Namespaces: what each gets when it is made, and the emptying of one that is being deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from e2e.cluster.api import ApiClient, ApiError, Key, Object, path
+from e2e.cluster.controllers.loop import fetch
+from e2e.cluster.controllers.resources import discover
+
+ROOT_CA = "kube-root-ca.crt"
+
+
+class NamespaceDefaults:
+    """The `default` service account and the CA that pods know the API server by, in every namespace, kept there."""
+
+    watches: ClassVar = [("v1", "namespaces"), ("v1", "serviceaccounts"), ("v1", "configmaps")]
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    def concerns(self, resource: str, obj: Object) -> Iterable[Key]:
+        metadata = obj["metadata"]
+        if resource == "namespaces":
+            return [("", metadata["name"])]
+        return [("", metadata["namespace"])] if metadata["name"] in {"default", ROOT_CA} else []
+
+    async def reconcile(self, key: Key) -> float | None:
+        namespace = await fetch(self._api, path("v1", "namespaces", name=key[1]))
+        if namespace is None or "deletionTimestamp" in namespace["metadata"]:
+            return None
+        await self._ensure(key[1], "serviceaccounts", {"kind": "ServiceAccount", "metadata": {"name": "default"}})
+        data = {"ca.crt": self._api.ca_data.decode()}
+        await self._ensure(key[1], "configmaps", {"kind": "ConfigMap", "metadata": {"name": ROOT_CA}, "data": data})
+        return None
+
+    async def _ensure(self, namespace: str, resource: str, body: Object) -> None:
+        if await fetch(self._api, path("v1", resource, namespace=namespace, name=body["metadata"]["name"])) is None:
+            try:
+                await self._api.create(path("v1", resource, namespace=namespace), {"apiVersion": "v1", **body})
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+
+
+class NamespaceDeletion:
+    """Deletes all that a terminating namespace holds, waits for finalizers and graceful pods, then lets it go."""
+
+    watches: ClassVar = [("v1", "namespaces")]
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    def concerns(self, resource: str, obj: Object) -> Iterable[Key]:
+        return [("", obj["metadata"]["name"])] if "deletionTimestamp" in obj["metadata"] else []
+
+    async def reconcile(self, key: Key) -> float | None:
+        url = path("v1", "namespaces", name=key[1])
+        namespace = await fetch(self._api, url)
+        if namespace is None or "deletionTimestamp" not in namespace["metadata"]:
+            return None
+        left = await self._empty(key[1])
+        if left:
+            await self._tell(url, namespace, left)
+            return 0.3
+        if namespace["spec"].get("finalizers"):
+            await self._api.update(f"{url}/finalize", {**namespace, "spec": {**namespace["spec"], "finalizers": []}})
+        return None
+
+    async def _empty(self, namespace: str) -> dict[str, int]:
+        """Ask for the deletion of everything; what is still there, by resource."""
+        left: dict[str, int] = {}
+        for resource in await discover(self._api):
+            if not resource.namespaced:
+                continue
+            url = path(resource.group_version, resource.name, namespace=namespace)
+            try:
+                there = await self._api.list(url)
+                if any("deletionTimestamp" not in obj["metadata"] for obj in there):
+                    await self._api.delete(url)
+                    there = await self._api.list(url)
+            except ApiError as error:
+                if error.code in {404, 405}:
+                    continue
+                raise
+            if there:
+                left[resource.name] = len(there)
+        return left
+
+    async def _tell(self, url: str, namespace: Object, left: dict[str, int]) -> None:
+        """In words, why the namespace is still there."""
+        content = ", ".join(f"{resource} has {count} resource instances" for resource, count in left.items())
+        message = f"Some resources are remaining: {content}"
+        conditions = (namespace.get("status") or {}).get("conditions") or ()
+        if any(condition.get("message") == message for condition in conditions):
+            return
+        condition = {
+            "type": "NamespaceContentRemaining",
+            "status": "True",
+            "reason": "SomeResourcesRemain",
+            "message": message,
+        }
+        await self._api.patch(f"{url}/status", {"status": {"conditions": [condition]}})

@@ -1,0 +1,35 @@
+"""Which resources the API server has just now: for the garbage collector and the namespace controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from e2e.cluster.api import ApiClient, ApiError, Object
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    group_version: str
+    name: str
+    kind: str
+    namespaced: bool
+    verbs: frozenset[str]
+
+
+async def discover(api: ApiClient) -> list[Resource]:
+    """Every resource that can be listed and deleted. A group that cannot be asked is left out."""
+    versions = ["v1"]
+    groups = (await api.get("/apis")).get("groups") or ()
+    versions += [group["preferredVersion"]["groupVersion"] for group in groups]
+    found: list[Resource] = []
+    for version in versions:
+        try:
+            answer = await api.get("/api/v1" if version == "v1" else f"/apis/{version}")
+        except ApiError:
+            continue
+        found += [_resource(version, entry) for entry in answer.get("resources") or () if "/" not in entry["name"]]
+    return [resource for resource in found if {"list", "delete"} <= resource.verbs]
+
+
+def _resource(version: str, entry: Object) -> Resource:
+    return Resource(version, entry["name"], entry["kind"], entry["namespaced"], frozenset(entry["verbs"]))
