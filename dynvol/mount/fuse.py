@@ -68,7 +68,7 @@ def clear_dead(root: str, *, only: Collection[str] | None = None) -> Clearing:
             with contextlib.suppress(NotMounted):
                 syscalls.unmount(mount.path, lazily=True)
             cleared[mount.id] = ClearedMount(mount.path, mount.source, mount.minor, aborted)
-        table = mountinfo.read(previous=table)
+        table = mountinfo.read()
     devices = {(0, mount.connection) for mount in cleared.values()}
     left = (m for m in table if m.device in devices)
     return Clearing(tuple(cleared.values()), tuple(Obstacle(m.path, f"{m.label} still shows here") for m in left))

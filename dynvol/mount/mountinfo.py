@@ -27,6 +27,9 @@ _DELETED: Final = "//deleted"
 _READ_ATTEMPTS: Final = 8
 
 
+_last: MountTable | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Mount:
     """One line of the table.
@@ -96,7 +99,7 @@ class MountTable:
         self.mounts: Final = tuple(by_id.values())
         self.malformed: Final = malformed
         self._by_id: Final = by_id
-        self._by_line: Mapping[bytes, Mount] = {}
+        self._by_line: Mapping[str, Mount] = {}
         self._children: Final = {(m.parent, m.path): m for m in self.mounts if m.parent != m.id}
         self._roots: Final = tuple(m for m in self.mounts if m.parent == m.id or m.parent not in by_id)
 
@@ -104,9 +107,9 @@ class MountTable:
     def parse(cls, data: bytes, *, previous: MountTable | None = None) -> MountTable:
         """Parse a whole table. Lines that `previous` holds too are taken from there, which most are."""
         known = previous._by_line if previous is not None else {}
-        by_line: dict[bytes, Mount] = {}
+        by_line: dict[str, Mount] = {}
         malformed = 0
-        for line in data.split(b"\n"):
+        for line in os.fsdecode(data).split("\n"):
             if not line:
                 continue
             mount = known.get(line) or parse_line(line)
@@ -200,41 +203,41 @@ class MountTable:
         return max(above, key=lambda m: len(m.path), default=None)
 
 
-def parse_line(line: bytes) -> Mount | None:
-    """One line as a Mount, None if it is malformed.
+def parse_line(line: str) -> Mount | None:
+    """One line, decoded as file names are, as a Mount; None if it is malformed.
 
     Fields are split at single spaces, not at white space: a source may be empty. The super options come last and keep any
     space that a file system forgot to escape.
     """
-    front, separator, back = line.partition(b" - ")
-    fields, rest = front.split(b" "), back.split(b" ", 2)
-    if not separator or len(fields) < 6 or len(rest) != 3:
+    front, _, back = line.partition(" - ")
+    fields, rest = front.split(" "), back.split(" ", 2)
+    if len(fields) < 6 or len(rest) != 3:
         return None
     try:
-        major, _, minor = fields[2].partition(b":")
+        major, _, minor = fields[2].partition(":")
         shared, master, propagate_from, unbindable = _optional(fields[6:])
         return Mount(
             int(fields[0]),
             int(fields[1]),
             int(major),
             int(minor),
-            _text(fields[3]),
-            _text(fields[4]),
-            _text(fields[5]),
+            _unescaped(fields[3]),
+            _unescaped(fields[4]),
+            fields[5],
             shared,
             master,
             propagate_from,
             unbindable,
-            _text(rest[0]),
-            _text(rest[1]),
-            _text(rest[2]),
+            rest[0],
+            _unescaped(rest[1]),
+            _unescaped(rest[2]),
         )
     except ValueError:
         return None
 
 
-def read(path: str = SELF, *, previous: MountTable | None = None) -> MountTable:
-    """A snapshot of the table, as it was at one moment.
+def read(path: str = SELF) -> MountTable:
+    """A snapshot of the table, as it was at one moment. Lines that the last snapshot had are not parsed again.
 
     The kernel hands the table out a page at a time, and what changes in between makes lines appear twice or not at all.
     poll(2) on the open file tells whether anything changed since it was opened: if so, read again. On a node where mounts
@@ -248,7 +251,10 @@ def read(path: str = SELF, *, previous: MountTable | None = None) -> MountTable:
                 break
         finally:
             os.close(fd)
-    return MountTable.parse(data, previous=previous)
+    # A line says the same whoever reads it when, so the last table may be another thread's, or another namespace's.
+    global _last
+    _last = MountTable.parse(data, previous=_last)
+    return _last
 
 
 def _read_all(fd: int) -> bytes:
@@ -264,23 +270,28 @@ def _changed_since_open(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _optional(fields: list[bytes]) -> tuple[int | None, int | None, int | None, bool]:
+def _optional(fields: list[str]) -> tuple[int | None, int | None, int | None, bool]:
     """Peer group, master, propagate-from and unbindable; fields that are not known are ignored, as the format demands."""
-    numbers: dict[bytes, int] = {}
+    shared = master = propagate_from = None
     unbindable = False
     for field in fields:
-        tag, _, value = field.partition(b":")
-        if tag in (b"shared", b"master", b"propagate_from"):
-            numbers[tag] = int(value)
-        elif tag == b"unbindable":
-            unbindable = True
-    return numbers.get(b"shared"), numbers.get(b"master"), numbers.get(b"propagate_from"), unbindable
+        tag, _, value = field.partition(":")
+        match tag:
+            case "shared":
+                shared = int(value)
+            case "master":
+                master = int(value)
+            case "propagate_from":
+                propagate_from = int(value)
+            case "unbindable":
+                unbindable = True
+    return shared, master, propagate_from, unbindable
 
 
-def _text(field: bytes) -> str:
-    if b"\\" in field:
-        field = _ESCAPE.sub(lambda match: bytes((int(match[1], 8),)), field)
-    return os.fsdecode(field)
+def _unescaped(field: str) -> str:
+    if "\\" not in field:
+        return field
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes((int(match[1], 8),)), os.fsencode(field)))
 
 
 def _prefixes(path: str) -> Iterator[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -172,6 +171,8 @@ def _attach_from_stage(source: str, target: str, *, propagation: Sequence[Propag
 @contextlib.contextmanager
 def _stage() -> Iterator[str]:
     """A directory inside a private mount: mount(MS_MOVE) takes nothing away from a shared one."""
+    import tempfile  # draws in hashlib and compression, megabytes that the mounter of each pod would pay for an old kernel
+
     base = os.path.realpath(tempfile.mkdtemp(prefix="dynvol-stage-"))
     try:
         syscalls.mount(base, source=f"{_STAGE}{os.getpid()}", fstype="tmpfs", flags=MountFlag.NOSUID | MountFlag.NODEV)

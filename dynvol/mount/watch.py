@@ -22,13 +22,15 @@ from dynvol.mount.mountinfo import MountTable
 
 _QUIET: Final = 0.005
 """Seconds to wait for more after a change: a recursive bind or a container's start is dozens of mounts in one burst."""
+_SHARE: Final = 10
+"""Readings are this many times their own length apart, so that a long table that never rests does not fill the loop."""
 
 
 class MountWatcher:
     """The present mount table, and its changes. An async context manager.
 
     Any number of tasks may wait; each sees every state it did not ask past, though not every state there was: changes that
-    come in a burst are one change. `table` is as new as the last change, `_QUIET` seconds late at most.
+    come in a burst are one change. `table` is a few milliseconds late, more where the table is thousands of lines long.
     """
 
     def __init__(self, path: str = mountinfo.SELF, *, quiet: float = _QUIET) -> None:
@@ -37,6 +39,8 @@ class MountWatcher:
         self._fd = -1
         self._epoll: select.epoll | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._cost = 0.0
+        """Seconds that the last reading took."""
         self._table = MountTable(())
         self._news: asyncio.Future[None] | None = None
         """Waited for by all who want the next table; replaced each time."""
@@ -89,16 +93,18 @@ class MountWatcher:
         assert self._epoll is not None
         self._epoll.poll(0)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._quiet, self._read)
+            self._timer = self._loop.call_later(max(self._quiet, _SHARE * self._cost), self._read)
 
     def _read(self) -> None:
         """Read the table, which no mount can hold up, and tell those who wait."""
         self._timer = None
         news, self._news = self._news, self._loop.create_future()
         assert news is not None
+        start = self._loop.time()
         try:
-            self._table = mountinfo.read(self._path, previous=self._table)
+            self._table = mountinfo.read(self._path)
         except OSError as error:
             news.set_exception(error)
         else:
+            self._cost = self._loop.time() - start
             news.set_result(None)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,29 +13,28 @@ from hypothesis import strategies as st
 from dynvol.mount import mountinfo
 from dynvol.mount.mountinfo import Mount, MountTable, parse_line
 
-LINE = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue"
+LINE = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:7 - ext3 /dev/root rw,errors=continue"
 
 
 def mount(id: int, parent: int, path: str, *, root: str = "/", device: int = 1, fstype: str = "tmpfs") -> Mount:
     return Mount(id, parent, 0, device, root, path, "rw", None, None, None, False, fstype, "none", "rw")
 
 
-def written(mount: Mount) -> bytes:
+def written(mount: Mount) -> str:
     """A line as the kernel writes it."""
     optional = [f"{name}:{value}" for name, value in _groups(mount) if value is not None] + ["unbindable"] * mount.unbindable
-    return b" ".join(
-        [
-            f"{mount.id} {mount.parent} {mount.major}:{mount.minor}".encode(),
-            *(escaped(text) for text in (mount.root, mount.path, mount.options)),
-            *(text.encode() for text in optional),
-            b"-",
-            *(escaped(text) for text in (mount.fstype, mount.source, mount.super_options)),
-        ]
-    )
+    fields = [
+        f"{mount.id} {mount.parent} {mount.major}:{mount.minor}",
+        *(escaped(text) for text in (mount.root, mount.path, mount.options)),
+        *optional,
+        "-",
+        *(escaped(text) for text in (mount.fstype, mount.source, mount.super_options)),
+    ]
+    return " ".join(fields)
 
 
-def escaped(text: str) -> bytes:
-    return b"".join(b"\\%03o" % byte if byte in b" \t\n\\#" else bytes((byte,)) for byte in os.fsencode(text))
+def escaped(text: str) -> str:
+    return "".join(f"\\{ord(letter):03o}" if letter in " \t\n\\#" else letter for letter in text)
 
 
 def _groups(mount: Mount) -> list[tuple[str, int | None]]:
@@ -69,7 +71,7 @@ def test_what_the_kernel_writes_is_read_back(mount: Mount) -> None:
 @given(st.lists(mounts, unique_by=lambda m: m.id), st.binary(max_size=50))
 def test_a_malformed_line_hides_no_other(mounts: list[Mount], noise: bytes) -> None:
     noise = noise.replace(b"\n", b"") + b"?"
-    lines = [written(m) for m in mounts]
+    lines = [os.fsencode(written(m)) for m in mounts]
     table = MountTable.parse(b"\n".join([*lines[:1], noise, *lines[1:], b""]))
     assert set(table) >= set(mounts) and table.malformed == 1
 
@@ -102,28 +104,28 @@ def test_every_field_of_a_line() -> None:
 
 
 def test_an_empty_source_and_unescaped_spaces_in_super_options() -> None:
-    parsed = parse_line(b"1 0 0:5 / /a rw - tmpfs  rw,note=a b c")
+    parsed = parse_line("1 0 0:5 / /a rw - tmpfs  rw,note=a b c")
     assert parsed is not None and (parsed.source, parsed.super_options) == ("", "rw,note=a b c")
 
 
 def test_unknown_optional_fields_are_ignored() -> None:
-    parsed = parse_line(b"1 0 0:5 / /a rw novel novelty:3 shared:4 - tmpfs none rw")
+    parsed = parse_line("1 0 0:5 / /a rw novel novelty:3 shared:4 - tmpfs none rw")
     assert parsed is not None and parsed.peer_group == 4
 
 
 def test_octal_escapes_are_decoded_once() -> None:
-    parsed = parse_line(rb"1 0 0:5 / /a\040b\134040\011\012\043 rw - tmpfs none rw")
+    parsed = parse_line(r"1 0 0:5 / /a\040b\134040\011\012\043 rw - tmpfs none rw")
     assert parsed is not None and parsed.path == "/a b\\040\t\n#"
 
 
 def test_read_only_is_of_the_mount_not_of_the_file_system() -> None:
-    first, second = parse_line(b"1 0 0:5 / /a ro,nosuid - tmpfs none rw"), parse_line(b"1 0 0:5 / /a rw,rotate - tmpfs none ro")
+    first, second = parse_line("1 0 0:5 / /a ro,nosuid - tmpfs none rw"), parse_line("1 0 0:5 / /a rw,rotate - tmpfs none ro")
     assert first is not None and first.read_only
     assert second is not None and not second.read_only
 
 
 def test_a_deleted_root_is_told() -> None:
-    parsed = parse_line(b"1 0 0:5 /gone//deleted /a rw - ext4 none rw")
+    parsed = parse_line("1 0 0:5 /gone//deleted /a rw - ext4 none rw")
     assert parsed is not None and parsed.root_is_deleted
 
 
@@ -134,8 +136,8 @@ def test_which_file_systems_may_block() -> None:
 
 
 def test_lines_that_did_not_change_are_taken_over() -> None:
-    first = MountTable.parse(LINE)
-    second = MountTable.parse(LINE + b"\n1 0 0:5 / / rw - tmpfs none rw\n", previous=first)
+    first = MountTable.parse(LINE.encode())
+    second = MountTable.parse(LINE.encode() + b"\n1 0 0:5 / / rw - tmpfs none rw\n", previous=first)
     assert second.get(36) is first.get(36) and len(second) == 2
 
 
@@ -181,10 +183,28 @@ def test_a_table_without_the_root_still_answers() -> None:
 
 
 def test_groups_and_devices_are_indexed() -> None:
-    peer, slave = (parse_line(line) for line in (LINE, b"9 35 98:0 /x /y rw master:7 - ext3 d rw"))
+    peer, slave = (parse_line(line) for line in (LINE, "9 35 98:0 /x /y rw master:7 - ext3 d rw"))
     assert peer is not None and slave is not None
     table = MountTable([peer, slave])
     assert table.peers(7) == (peer,) and table.slaves(7) == (slave,) and table.on_device((98, 0)) == (peer, slave)
+
+
+def test_ten_thousand_lines_are_read_in_a_moment() -> None:
+    lines = (f"{n} 1 0:{n} /a /pods/{n}/b\\040c rw shared:{n} master:3 - ext4 /dev/x rw" for n in range(2, 10_002))
+    data = "\n".join(["1 0 0:1 / / rw - ext4 /dev/x rw", *lines]).encode()
+    start = time.process_time()
+    table = MountTable.parse(data)
+    assert table.at("/pods/77/b c") is not None and len(table.below("/pods/77")) == 1
+    MountTable.parse(data, previous=table)
+    assert time.process_time() - start < 1.0
+
+
+def test_what_the_mounter_needs_imports_nothing_heavy() -> None:
+    light = ["errors", "fuse", "mountinfo", "paths", "propagation", "syscalls", "targets", "usage"]
+    code = f"import sys, {', '.join('dynvol.mount.' + name for name in light)}; print(*sys.modules)"
+    command = [sys.executable, "-I", "-c", code]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True, env={}).stdout.split()
+    assert not {"asyncio", "tempfile", "msgspec", "logging", "subprocess", "hashlib", "dynvol.api"} & set(loaded)
 
 
 def test_the_real_table_has_a_root_and_no_malformed_line() -> None:
