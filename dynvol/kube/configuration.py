@@ -47,8 +47,8 @@ async def connect(
             transport = library.rest.RESTClientObject(configuration)
         else:
             token, transport = await _from_kubeconfig(configuration, library, path=kubeconfig)
-    except (library.config_exception, OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
-        # A kubeconfig that is wrong in shape makes its loader fail in all these ways.
+    except Exception as error:
+        # The loader does not look before it reads: what is wrong in shape fails in whatever way it happens to.
         raise errors.ConfigurationError(_unusable(kubeconfig, service_account, error)) from error
     configuration.refresh_api_key_hook = token.refresh
     try:

@@ -42,7 +42,6 @@ class Library:
     """The module `config.incluster_config`."""
     kubeconfig: Any
     """The module `config.kube_config`."""
-    config_exception: type[Exception]
     narrowed: bool
     """Whether the models were kept out."""
 
@@ -77,7 +76,6 @@ def _import(*, narrowed: bool) -> Library:
         rest=importlib.import_module(f"{NAME}.client.rest"),
         incluster=importlib.import_module(f"{NAME}.config.incluster_config"),
         kubeconfig=importlib.import_module(f"{NAME}.config.kube_config"),
-        config_exception=importlib.import_module(f"{NAME}.config.config_exception").ConfigException,
         narrowed=narrowed,
     )
 

@@ -54,7 +54,8 @@ def test_what_is_no_list_is_refused(body: bytes) -> None:
 def test_changes_carry_the_object() -> None:
     for word, kind in {"ADDED": Added, "MODIFIED": Modified, "DELETED": Deleted}.items():
         event = decode_event(line(word, pod(version="9", nodeName="n1")), PODS)
-        assert isinstance(event, kind)
+        assert type(event) is kind
+        assert isinstance(event, Added | Modified | Deleted)
         assert (event.object.metadata.resource_version, event.object.spec.node_name) == ("9", "n1")
 
 
