@@ -1,0 +1,61 @@
+"""What the suite may ask of the cluster that it runs on; a test never asks which one that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from e2e.kubectl import Kubectl
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """An S3 server that both the suite and the cluster's pods reach at `endpoint`, and that checks signatures."""
+
+    endpoint: str
+    access: str
+    key: str
+    client: Any
+    """A boto3 client."""
+
+    def make(self, bucket: str, **objects: str) -> str:
+        """Makes a bucket with objects: `readme="text"` becomes the key `readme`. Returns the bucket's name."""
+        self.client.create_bucket(Bucket=bucket)
+        for key, text in objects.items():
+            self.put(bucket, key, text)
+        return bucket
+
+    def put(self, bucket: str, key: str, text: str) -> None:
+        self.client.put_object(Bucket=bucket, Key=key, Body=text.encode())
+
+    def read(self, bucket: str, key: str) -> str | None:
+        """The object's text; None if there is no such object."""
+        if key not in self.keys(bucket):
+            return None
+        text: str = self.client.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+        return text
+
+    def keys(self, bucket: str) -> list[str]:
+        return [o["Key"] for o in self.client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+
+class Ground(Protocol):
+    """A cluster with dynvol installed from config/, an S3 server, and a hand on its nodes' processes."""
+
+    @property
+    def kubectl(self) -> Kubectl: ...
+
+    @property
+    def store(self) -> ObjectStore: ...
+
+    def kill(self, program: str, *, pod: str = "", signal: str = "KILL") -> int:
+        """Signals the processes whose command line contains `program`, of the pod named `pod` if given. Returns how many."""
+        ...
+
+    def mounts(self, containing: str) -> list[str]:
+        """The mount points, in the nodes' own view, that contain this text."""
+        ...
+
+    def state_files(self) -> list[str]:
+        """Everything below dynvol's state directories on all nodes."""
+        ...

@@ -1,0 +1,67 @@
+"""A class lives as long as it is used."""
+
+from __future__ import annotations
+
+import json
+
+from e2e import manifests
+from e2e.conftest import World
+
+
+def test_a_class_that_is_deleted_while_used_stays_and_says_why_until_its_last_user_goes(world: World) -> None:
+    name = f"{world.provider_class}-leaving"
+    world.kubectl.apply(manifests.provider_class(name, secret="s3", secret_namespace=world.namespace, mount_cpu_limit="1"))
+    (pod,) = world.in_class(name).deploy()
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+
+    world.kubectl.delete("spc", name, wait=False)
+    world.settles(lambda: pod in world.condition(name, "Terminating", resource="spc")["message"])
+    assert world.read(pod, "/data/readme") == "hello"
+
+    world.kubectl.delete("deployment", "web")
+    world.kubectl.wait(f"spc/{name}", condition="delete", timeout=60)
+
+
+def test_a_class_says_how_it_stands_and_who_uses_it(world: World) -> None:
+    world.deploy(replicas=2)
+    world.kubectl.wait(f"spc/{world.provider_class}", condition="condition=Ready")
+    world.settles(lambda: world.kubectl.get("spc", world.provider_class)["status"]["pods"] == 2)
+
+
+def test_a_changed_secret_reaches_the_mount_pods_copy(world: World) -> None:
+    world.deploy()
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    (mount_pod,) = world.mount_pods()
+    world.kubectl.apply(manifests.secret("s3", namespace=world.namespace, access="changed", key="changed"))
+
+    def copied() -> bool:
+        data = world.kubectl.within("dynvol-system").get("secret", mount_pod)["data"]
+        return bool(data["access-key-id"] == "Y2hhbmdlZA==")
+
+    world.settles(copied, within=90)
+
+
+def test_the_secret_copy_goes_with_its_mount_pod(world: World) -> None:
+    world.deploy()
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    (mount_pod,) = world.mount_pods()
+    system = world.kubectl.within("dynvol-system")
+    assert system.get("secret", mount_pod)
+    world.kubectl.delete("dvc", "data")
+    world.settles(lambda: "NotFound" in system.try_("get", "secret", mount_pod).said)
+
+
+def test_the_credentials_are_nowhere_but_in_secrets(world: World) -> None:
+    world.deploy()
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    system = world.kubectl.within("dynvol-system")
+    told = json.dumps([system.list(kind) for kind in ("pods", "events", "configmaps")]) + json.dumps(
+        [world.kubectl.list(kind) for kind in ("pods", "events", "dvc")]
+    )
+    logs = "".join(system("logs", pod["metadata"]["name"], "--all-containers") for pod in system.list("pods"))
+    assert world.store.key not in told
+    assert world.store.key not in logs

@@ -1,0 +1,146 @@
+"""Things die; the pod's files come back, in the same container."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from e2e import manifests
+from e2e.conftest import World
+from e2e.manifests import ROOT
+
+
+@pytest.fixture
+def mounted(world: World) -> tuple[World, str]:
+    """A world with one pod that has one bucket, and the pod's name."""
+    (pod,) = world.deploy()
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    assert world.read(pod, "/data/readme") == "hello"
+    return world, pod
+
+
+def restored(world: World, pod: str) -> None:
+    world.settles(lambda: world.sees(pod, "/data/readme", "hello"), what="the file is readable again")
+    world.settles(lambda: world.phases("data") == {pod: "Mounted"}, what="the claim says so")
+    world.ready("data")
+    assert world.restarts(pod) == 0
+    assert world.kubectl.exec(pod, "cat", "/proc/mounts").out.count(f"{ROOT}/data ") == 1
+
+
+def test_a_fuse_client_that_is_killed_comes_back(mounted: tuple[World, str]) -> None:
+    world, pod = mounted
+    for _ in range(3):
+        assert world.ground.kill("s3fs", pod=world.mount_pods()[0])
+        restored(world, pod)
+
+
+def test_a_mounter_that_is_killed_comes_back(mounted: tuple[World, str]) -> None:
+    world, pod = mounted
+    assert world.ground.kill("dynvol mounter", pod=world.mount_pods()[0])
+    restored(world, pod)
+    reasons = {reason for reason, _ in world.kubectl.events("DynamicVolumeClaim", "data")}
+    assert "Mounted" in reasons
+
+
+def test_a_mount_pod_that_is_deleted_is_replaced(mounted: tuple[World, str]) -> None:
+    world, pod = mounted
+    (before,) = world.kubectl.within("dynvol-system").list(
+        "pods", f"--selector={manifests.GROUP}/mount-pod,{manifests.GROUP}/storage-provider-class={world.provider_class}"
+    )
+    world.kubectl.within("dynvol-system").delete("pod", before["metadata"]["name"])
+    world.settles(lambda: world.mount_pods(), what="a successor")
+    restored(world, pod)
+    after = world.kubectl.within("dynvol-system").get("pod", before["metadata"]["name"])
+    assert after["metadata"]["uid"] != before["metadata"]["uid"]
+
+
+def test_a_mount_pod_that_is_deleted_by_force_is_replaced(mounted: tuple[World, str]) -> None:
+    world, pod = mounted
+    (name,) = world.mount_pods()
+    world.kubectl.within("dynvol-system")("delete", "pod", name, "--grace-period=0", "--force")
+    world.settles(lambda: world.mount_pods(), what="a successor")
+    restored(world, pod)
+
+
+def test_files_stay_readable_while_the_node_process_is_dead(mounted: tuple[World, str]) -> None:
+    world, pod = mounted
+    assert world.ground.kill("dynvol node")
+    assert world.read(pod, "/data/readme") == "hello"
+    node_process_is_back(world)
+    restored(world, pod)
+
+
+def test_a_node_process_killed_while_a_mount_is_being_made_or_removed_converges(world: World) -> None:
+    (pod,) = world.deploy()
+    bucket = world.bucket(readme="hello")
+    for delay in (0.0, 0.2, 0.6):
+        world.kubectl.apply(world.claim("data", bucket))
+        time.sleep(delay)  # Somewhere in the middle: that is what this test is about.
+        assert world.ground.kill("dynvol node")
+        restored(world, pod)
+        world.kubectl.delete("dvc", "data", wait=False)
+        time.sleep(delay)
+        world.ground.kill("dynvol node")
+        world.kubectl.wait("dvc/data", condition="delete")
+        assert world.misses(pod, "/data")
+        node_process_is_back(world)
+    assert world.restarts(pod) == 0
+
+
+def test_a_workload_that_vanished_while_the_node_process_was_dead_leaves_nothing(mounted: tuple[World, str]) -> None:
+    world, _ = mounted
+    world.ground.kill("dynvol node")
+    world.kubectl.delete("deployment", "web")
+    world.settles(lambda: not world.pods())
+    node_process_is_back(world)
+    world.settles(lambda: not world.mount_pods(), what="its mount pod is gone")
+
+
+def test_a_container_that_restarts_finds_its_mounts_again(world: World) -> None:
+    spec = manifests.pod_spec(command=["sh", "-c", "trap 'exit 3' TERM; while true; do sleep 0.2; done"])
+    (pod,) = world.deploy(spec=spec)
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    for count in (1, 2):
+        world.kubectl.exec(pod, "kill", "-TERM", "1")
+        world.settles(lambda count=count: world.restarts(pod) == count, what="kubelet restarted the container")  # type: ignore[misc]
+        world.settles(lambda: world.sees(pod, "/data/readme", "hello"))
+
+
+def test_a_workload_deleted_under_an_open_file_ends_in_time_and_leaves_nothing(world: World) -> None:
+    reader = f"while true; do tail -f {ROOT}/data/readme > /dev/null 2>&1; sleep 0.2; done"
+    (pod,) = world.deploy(spec=manifests.pod_spec(command=["sh", "-c", reader]))
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    world.kubectl.delete("deployment", "web")
+    world.kubectl.wait(f"pod/{pod}", condition="delete", timeout=30)
+    world.settles(lambda: not world.mount_pods(), what="its mount pod is gone")
+
+
+def test_a_claim_deleted_under_an_open_file_does_not_hang(world: World) -> None:
+    reader = f"while true; do tail -f {ROOT}/data/readme > /dev/null 2>&1; sleep 0.2; done"
+    (pod,) = world.deploy(spec=manifests.pod_spec(command=["sh", "-c", reader]))
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    world.kubectl.delete("dvc", "data", timeout=60)
+    assert world.misses(pod, "/data")
+    assert world.restarts(pod) == 0
+
+
+def test_a_stopped_fuse_client_hangs_no_deletion(mounted: tuple[World, str]) -> None:
+    world, pod = mounted
+    (mount_pod,) = world.mount_pods()
+    assert world.ground.kill("s3fs", pod=mount_pod, signal="STOP")
+    world.kubectl.delete("dvc", "data", timeout=90)
+    assert world.misses(pod, "/data")
+    assert world.restarts(pod) == 0
+
+
+def node_process_is_back(world: World) -> None:
+    ready: Callable[[], str] = lambda: world.kubectl.within("dynvol-system")(  # noqa: E731
+        "rollout", "status", "daemonset/dynvol-node", "--timeout=60s", timeout=70
+    )
+    world.settles(ready)
