@@ -162,7 +162,7 @@ class LocalCluster:
         await self.wait_ready()
 
     def _choose_settings(self) -> None:
-        port, second = _free_port(), _free_network(self.state)
+        port, second = free_port(), _free_network(self.state)
         settings = Settings(port=port, second=second, nodes=self._wanted_nodes, **self._timing)
         (self.state / "cluster.json").write_text(json.dumps(asdict(settings), indent=1))
 
@@ -186,16 +186,18 @@ class LocalCluster:
         """End everything, whatever state it is in, and remove the folder. What cannot be removed is an error.
 
         1. Nodes first, hard: the kernel ends every process in them and removes every mount.
-        2. Then the controllers and the API server.
+        2. Then what else is on record: S3 servers, the controllers, the API server.
         3. The cgroups, which outlive processes.
         4. The folder, unless something is still mounted in there.
         """
         if not self.state.exists():
             return
-        names = sorted(folder.name for folder in (self.state / "nodes").glob("*"))
-        for name in (*names, CONTROLLERS, APISERVER):
-            if process := self.process(name):
-                await process.end(grace=0 if name in names else 3)
+        for folder in sorted((self.state / "nodes").glob("*")):
+            if process := self.machine(folder.name):
+                await process.end(grace=0)
+        for record in sorted((self.state / "run").glob("*.json"), reverse=True):
+            if process := Process.recorded(record):
+                await process.end()
         await asyncio.to_thread(cgroups.remove, self.cgroup)
         if left := mounts.below(self.state):
             raise ClusterError(f"still mounted: {', '.join(map(str, left))}")
@@ -324,7 +326,7 @@ def _capabilities() -> set[str]:
     return {"CAP_SYS_ADMIN"} if effective >> 21 & 1 else set()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -43,7 +43,7 @@ def _amounts(container: Object) -> dict[str, int]:
 def objection(pod: Object, node: Object, there: Sequence[Object]) -> str | None:
     """Why the pod cannot go to the node, in the scheduler's words; None if it can. `there` are the node's pods."""
     spec = pod["spec"]
-    if node["spec"].get("unschedulable") and not tolerates(spec, UNSCHEDULABLE):
+    if (node.get("spec") or {}).get("unschedulable") and not tolerates(spec, UNSCHEDULABLE):
         return "node(s) were unschedulable"
     if taint := untolerated(spec, node, effects=EFFECTS):
         return f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"

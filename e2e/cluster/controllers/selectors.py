@@ -89,5 +89,5 @@ def tolerated(toleration: Object, taint: Object) -> bool:
 
 def untolerated(spec: Object, node: Object, *, effects: frozenset[str]) -> Object | None:
     """The first taint with one of these effects that the pod does not tolerate."""
-    taints = node["spec"].get("taints") or () if "spec" in node else ()
+    taints = (node.get("spec") or {}).get("taints") or ()
     return next((taint for taint in taints if taint["effect"] in effects and not tolerates(spec, taint)), None)
