@@ -39,6 +39,7 @@ from e2e.cluster.apiserver.status import (
 from e2e.cluster.apiserver.store import Change, Store
 from e2e.cluster.apiserver.subresources import Subresources
 from e2e.cluster.apiserver.types import Types
+from e2e.cluster.apiserver.webhooks import Webhooks
 
 VERSION = {"major": "1", "minor": "32", "gitVersion": "v1.32.4-local", "platform": "linux/amd64"}
 BOOKMARK_EVERY = 30.0
@@ -62,10 +63,11 @@ class Server:
         self.store = store
         self.catalog = Catalog()
         self._types = Types(builtin_types.load(files.state / "types.json"), self.catalog)
-        plugins = (NamespaceLifecycle(store), ServiceAccounts(store), Priorities(store), DefaultTolerations())
-        self.registry = Registry(store, self.catalog, Admission(plugins), self._types)
         self.tokens = Tokens(store, signing_key=files.signing_key)
         self.authorizer = Authorizer(store)
+        self.webhooks = Webhooks(store)
+        own = (NamespaceLifecycle(store), ServiceAccounts(store), Priorities(store), DefaultTolerations())
+        self.registry = Registry(store, self.catalog, Admission((*own, self.webhooks)), self._types)
         self._reviews = Reviews(self.authorizer, self.tokens)
         self._subresources = Subresources(self.registry, self.tokens)
         for entry in store.all(definitions.STORAGE):
@@ -327,7 +329,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         try:
             site = web.TCPSite(runner, settings.host, settings.port, ssl_context=tls(settings.files), reuse_address=True)
             await site.start()
-            async with asyncio.TaskGroup() as tasks:
+            async with server.webhooks, asyncio.TaskGroup() as tasks:
                 own = [
                     tasks.create_task(
                         cleanup.expire_events(server.registry, lifetime=settings.event_lifetime), name="expire events"
