@@ -244,7 +244,8 @@ def read(path: str = SELF) -> MountTable:
     never rest the last attempt is taken as it is.
     """
     for _ in range(_READ_ATTEMPTS):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Reading procfs never waits; O_NONBLOCK tells so to those who watch over the event loop.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             data = _read_all(fd)
             if not _changed_since_open(fd):

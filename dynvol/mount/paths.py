@@ -12,10 +12,10 @@ Removing is rmdir(2) and nothing else: what is not empty, or is not a directory,
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,7 +74,7 @@ def open_below(root: str, relative: str, *, table: MountTable | None = None) -> 
 
     Raises FileNotFoundError if it is not there, InTheWay if something else is, UnsafePath if the path is not normal.
     """
-    with _walk(root, components(relative), table=table or mountinfo.read()) as walk:
+    with closing(_Walk(root, components(relative), table or mountinfo.read())) as walk:
         return os.dup(walk.descend())
 
 
@@ -83,7 +83,7 @@ def make_directory_below(root: str, relative: str, *, mode: int = 0o755, table: 
 
     `mode` is that of each new directory, whatever the umask. What exists keeps its own.
     """
-    with _walk(root, components(relative), table=table or mountinfo.read()) as walk:
+    with closing(_Walk(root, components(relative), table or mountinfo.read())) as walk:
         walk.descend(make_mode=mode)
         return tuple(walk.made)
 
@@ -97,7 +97,7 @@ def remove_empty_directories_below(root: str, relative: str, *, table: MountTabl
     table = table or mountinfo.read()
     parts = components(relative)
     try:
-        with _walk(root, parts, table=table) as walk:
+        with closing(_Walk(root, parts, table)) as walk:
             parents = walk.descend_as_far_as_possible()
             return _rmdir_upwards(root, parts[: len(parents)], parents, table=table)
     except InTheWay as problem:
@@ -153,7 +153,7 @@ class _Walk:
 
     def descend_as_far_as_possible(self) -> list[int]:
         """The descriptors of the parents of all components that exist: as many as components do."""
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             self.descend()
         return self._open[:-1]
 
@@ -171,15 +171,6 @@ class _Walk:
         if self._root_mount is None or mount.device != self._root_mount.device:
             raise MountInTheWay(path, f"{mount.label} is mounted here, and is not entered")
         return True
-
-
-@contextlib.contextmanager
-def _walk(root: str, parts: Sequence[str], *, table: MountTable) -> Iterator[_Walk]:
-    walk = _Walk(root, parts, table)
-    try:
-        yield walk
-    finally:
-        walk.close()
 
 
 def _open_root(root: str) -> int:

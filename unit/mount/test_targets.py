@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -13,6 +15,8 @@ from dynvol.mount.targets import Placement
 from unit.mount.namespaces import Namespace
 
 pytestmark = pytest.mark.root
+
+T = TypeVar("T")
 
 
 def lay_out(playground: str, *, shared: bool = True) -> Placement:
@@ -273,3 +277,45 @@ def test_a_workload_that_joins_a_running_mount_pod_gets_its_mounts(playground: s
         pod.run(lambda: syscalls.mount(f"{late.workload_dir}/data", source="bucket", fstype="tmpfs"))
         shown = sorted(m.path for m in mountinfo.read() if m.source == "bucket")
         assert shown == sorted([f"{late.workload_dir}/data", f"{late.target}/data"])
+
+
+def test_a_node_process_in_a_container_publishes_for_the_host_and_its_successor_takes_over(playground: str) -> None:
+    """It sees nothing of the host but its state and kubelet's directory, both Bidirectional, each time in a new namespace."""
+    placement = lay_out(playground)
+    os.makedirs(f"{playground}/state")
+    image = f"{playground}/image"
+    os.mkdir(image)
+    syscalls.mount(image, source="image", fstype="tmpfs")
+    syscalls.mount(image, flags=MountFlag.PRIVATE)
+
+    def container() -> None:
+        for path in (f"{playground}/state", f"{playground}/kubelet", "/proc"):
+            os.makedirs(f"{image}{path}", exist_ok=True)
+            syscalls.mount(f"{image}{path}", source=path, flags=MountFlag.BIND | MountFlag.REC)
+
+    def inside(work: Callable[[], T]) -> T:
+        with Namespace.copy(prepare=container) as namespace:
+
+            def confined() -> T:
+                os.chroot(image)
+                os.chdir("/")
+                return work()
+
+            return namespace.run(confined)
+
+    empty = table_lines()
+    inside(lambda: publish(placement))
+    published = table_lines()
+    assert targets.is_published(mountinfo.read(), placement)
+    os.mkdir(f"{placement.workload_dir}/data")
+    syscalls.mount(f"{placement.workload_dir}/data", source="bucket", fstype="tmpfs")
+
+    inside(lambda: publish(placement))
+    assert targets.is_published(mountinfo.read(), placement)
+    assert inside(lambda: mountinfo.read().at(f"{placement.target}/data")) is not None
+
+    syscalls.unmount(f"{placement.workload_dir}/data")
+    assert table_lines() == published
+    inside(lambda: targets.unpublish(placement.target))
+    assert inside(lambda: targets.release_root(placement.root)).left == ()
+    assert table_lines() == empty and not os.path.exists(placement.root)

@@ -6,9 +6,11 @@ import asyncio
 import os
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from dynvol.mount import syscalls
 from dynvol.mount.mountinfo import MountTable
+from dynvol.mount.probe import Liveness, MountProber
 from dynvol.mount.watch import MountWatcher
 
 pytestmark = pytest.mark.root
@@ -109,3 +111,16 @@ def test_leaving_closes_every_descriptor(playground: str) -> None:
         assert os.listdir("/proc/self/fd") == before
 
     asyncio.run(watch())
+
+
+def test_neither_the_watcher_nor_a_probe_blocks_the_event_loop(playground: str) -> None:
+    async def watch() -> None:
+        async with MountWatcher() as watcher, MountProber() as prober, asyncio.timeout(5):
+            await asyncio.to_thread(mount_at, f"{playground}/a")
+            table = await watcher.wait_for(lambda table: table.at(f"{playground}/a") is not None)
+            mount = table.at(f"{playground}/a")
+            assert mount is not None
+            assert (await prober.probe(mount)).liveness is Liveness.ALIVE
+
+    with blockbuster_ctx():
+        asyncio.run(watch())
