@@ -20,7 +20,7 @@ import msgspec
 from e2e.cluster.apiserver.resources import BUILT_IN, Resource
 from e2e.cluster.apiserver.status import Object
 
-FORMAT = 3
+FORMAT = 4
 """Counts up when what this module derives changes, so that a file of an older make is not used."""
 
 QUANTITIES = {
@@ -72,6 +72,17 @@ LISTS: dict[str, dict[str, tuple[str, ...]]] = {
     "V1ValidatingAdmissionPolicySpec": {"matchConditions": ("name",), "variables": ("name",)},
 }
 """Lists that are maps, and the keys that name their elements. Every `conditions` is one too, by `type`."""
+
+INT_OR_STRING = {
+    "V1HTTPGetAction": ("port",),
+    "V1TCPSocketAction": ("port",),
+    "V1ServicePort": ("targetPort",),
+    "V1RollingUpdateDeployment": ("maxSurge", "maxUnavailable"),
+    "V1RollingUpdateDaemonSet": ("maxSurge", "maxUnavailable"),
+    "V1RollingUpdateStatefulSetStrategy": ("maxUnavailable",),
+    "V1PodDisruptionBudgetSpec": ("minAvailable", "maxUnavailable"),
+    "V1NetworkPolicyPort": ("port",),
+}
 
 SETS = {"V1ObjectMeta": ("finalizers",), "V1NodeSpec": ("podCIDRs",)}
 
@@ -177,6 +188,8 @@ def _property(model: str, name: str, type_name: str) -> Object:
     if name in QUANTITIES.get(model, ()):
         quantity = {"type": "string", "x-quantity": True}
         schema = schema | {"additionalProperties": quantity} if type_name.startswith("dict") else quantity
+    if name in INT_OR_STRING.get(model, ()):
+        schema = {"x-kubernetes-int-or-string": True}
     if default := KEY_DEFAULTS.get((model, name)):
         schema["default"] = default
     if name in ATOMIC_FIELDS.get(model, ()):

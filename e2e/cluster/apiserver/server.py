@@ -23,6 +23,7 @@ from e2e.cluster.apiserver.admission import Admission, DefaultTolerations, Names
 from e2e.cluster.apiserver.authn import ANONYMOUS, Tokens, from_certificate, impersonated
 from e2e.cluster.apiserver.authz import Access, Authorizer, access_to
 from e2e.cluster.apiserver.formats import Accepted, Rendering, accepted
+from e2e.cluster.apiserver.openapi import Documents
 from e2e.cluster.apiserver.request import Call, Target, User, call_options, resource_target, watch_timeout
 from e2e.cluster.apiserver.resources import Catalog
 from e2e.cluster.apiserver.rest import Registry, selection, storage_of
@@ -68,6 +69,7 @@ class Server:
         self.webhooks = Webhooks(store)
         own = (NamespaceLifecycle(store), ServiceAccounts(store), Priorities(store), DefaultTolerations())
         self.registry = Registry(store, self.catalog, Admission((*own, self.webhooks)), self._types)
+        self._documents = Documents(self.catalog, self._types)
         self._reviews = Reviews(self.authorizer, self.tokens)
         self._subresources = Subresources(self.registry, self.tokens)
         for entry in store.all(definitions.STORAGE):
@@ -125,6 +127,12 @@ class Server:
         match path.strip("/").split("/"):
             case ["healthz" | "livez" | "readyz", *_]:
                 return web.Response(text="ok")
+            case ["openapi", "v2"]:
+                return web.Response(body=self._documents.swagger(), content_type="application/json")
+            case ["openapi", "v3"]:
+                return _json(self._documents.index())
+            case ["openapi", "v3", *place]:
+                return self._openapi(place)
             case ["version"]:
                 return _json(VERSION)
             case ["api" | "apis" as root] if wanted.kind == "APIGroupDiscoveryList":
@@ -143,6 +151,19 @@ class Server:
             case [""]:
                 return _json({"paths": ["/api", "/apis", "/healthz", "/openapi/v2", "/openapi/v3", "/version"]})
         raise no_such_path()
+
+    def _openapi(self, place: list[str]) -> web.Response:
+        match place:
+            case ["api", version]:
+                document = self._documents.of("", version)
+            case ["apis", group, version]:
+                document = self._documents.of(group, version)
+            case _:
+                document = b""
+        if not document:
+            raise no_such_path()
+        # The address carries a hash of the content, so what is found there never changes.
+        return web.Response(body=document, headers={"Content-Type": "application/json", "Cache-Control": "public, immutable"})
 
     async def _answer_resource(self, request: web.Request, target: Target, call: Call, query: dict[str, str]) -> web.StreamResponse:
         wanted = accepted(request.headers.get("Accept", ""))

@@ -77,6 +77,8 @@ def _unreadable(resource: Resource, why: str) -> Exception:
 
 def _decoded(value: Json, shape: Shape, path: str, resource: Resource, unknown: list[str]) -> Json:
     """What Go's decoder makes of `value`: nulls and unknown fields are gone, a wrong type is an error."""
+    if shape.schema.get("x-kubernetes-int-or-string") and not isinstance(value, (int, str)):
+        raise _unreadable(resource, f"json: cannot unmarshal into Go struct field {path} of type intstr.IntOrString")
     if not shape.is_known or (shape.type == "" and not shape.fields):
         return value
     match shape.type, value:
