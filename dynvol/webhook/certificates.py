@@ -28,8 +28,8 @@ RENEW_BEFORE: Final = datetime.timedelta(days=30)
 """A month in which someone notices that renewal fails."""
 SKEW: Final = datetime.timedelta(hours=1)
 """How far an API server's clock may be behind ours."""
-MOST_AUTHORITIES: Final = 3
-"""Kept in a bundle: the one in use, the one before, and one for whoever renews by hand twice."""
+MOST_AUTHORITIES: Final = 4
+"""In a bundle: the one in use, the one before, and two more for whoever renews by hand."""
 
 
 class Unusable(ValueError):
@@ -98,7 +98,7 @@ def issue(hosts: Sequence[str], *, now: datetime.datetime, before: bytes = b"") 
     return Certificate(
         chain=leaf.public_bytes(Encoding.PEM),
         key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        authorities=_bundle(authority, before, now=now),
+        authorities=merged(authority.public_bytes(Encoding.PEM), before, now=now),
     )
 
 
@@ -138,18 +138,27 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _bundle(authority: x509.Certificate, before: bytes, *, now: datetime.datetime) -> bytes:
-    earlier = x509.load_pem_x509_certificates(before) if before else []
-    kept = [authority, *(c for c in earlier if c.not_valid_after_utc > now)][:MOST_AUTHORITIES]
+def merged(authorities: bytes, present: bytes, *, now: datetime.datetime) -> bytes:
+    """A bundle of `authorities` and then those of `present` that have not ended, as many as `MOST_AUTHORITIES` allow.
+
+    What is present and no certificate counts as nothing.
+    """
+    wanted = x509.load_pem_x509_certificates(authorities)
+    others = [c for c in _readable(present) if c.not_valid_after_utc > now and c not in wanted]
+    kept = [*wanted, *others][: max(MOST_AUTHORITIES, len(wanted))]
     return b"".join(c.public_bytes(Encoding.PEM) for c in kept)
 
 
 def authorities_in(bundle: bytes) -> frozenset[bytes]:
     """The fingerprints of a bundle's certificates; none if it is no bundle."""
+    return frozenset(c.fingerprint(hashes.SHA256()) for c in _readable(bundle))
+
+
+def _readable(bundle: bytes) -> list[x509.Certificate]:
     try:
-        return frozenset(c.fingerprint(hashes.SHA256()) for c in x509.load_pem_x509_certificates(bundle))
+        return x509.load_pem_x509_certificates(bundle)
     except ValueError:
-        return frozenset()
+        return []
 
 
 def server_context() -> ssl.SSLContext:

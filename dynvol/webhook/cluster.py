@@ -20,8 +20,8 @@ from dynvol.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
 from dynvol.observe import logs
 from dynvol.runtime.informer import Informer
 
-from .certificates import Certificate, authorities_in
-from .renewal import Lost, Stored
+from .certificates import Certificate, authorities_in, merged
+from .renewal import Lost, Stored, utc_now
 
 log = logs.get(__name__)
 
@@ -135,16 +135,15 @@ class TrustingConfigurations:
         return all(results)
 
     async def _trust(self, resource: Resource[WebhookConfiguration], authorities: bytes) -> bool:
-        """What a configuration trusts beyond `authorities` stays: another replica may know more than what we read.
+        """What a configuration trusts beyond `authorities` stays: another replica may serve, or know of, what we never read.
 
         The patch is tested against the version that it was worked out from, for the same reason.
         """
         try:
             configuration = await self.client.get(resource, self.name)
-            wanting = _wanting(configuration, authorities)
-            if wanting:
+            if bundles := _bundles(configuration, authorities):
                 version = {"op": "test", "path": "/metadata/resourceVersion", "value": configuration.metadata.resource_version}
-                await self.client.json_patch(resource, self.name, [version, *(_bundle(i, authorities) for i in wanting)])
+                await self.client.json_patch(resource, self.name, [version, *bundles])
         except NotFound:
             log.info("waiting for the webhook configuration", kind=resource.kind, name=self.name)
             return False
@@ -153,12 +152,12 @@ class TrustingConfigurations:
         return True
 
 
-def _wanting(configuration: WebhookConfiguration, authorities: bytes) -> list[int]:
-    """The places of the webhooks that do not trust all of `authorities`."""
+def _bundles(configuration: WebhookConfiguration, authorities: bytes) -> list[dict[str, Any]]:
+    """The patch that makes every webhook trust all of `authorities`; empty where all do."""
     needed = authorities_in(authorities)
-    return [i for i, hook in enumerate(configuration.webhooks) if not needed <= authorities_in(hook.client_config.ca_bundle)]
+    present = [(i, hook.client_config.ca_bundle) for i, hook in enumerate(configuration.webhooks)]
+    return [_bundle(i, merged(authorities, bundle, now=utc_now())) for i, bundle in present if not needed <= authorities_in(bundle)]
 
 
-def _bundle(index: int, authorities: bytes) -> dict[str, Any]:
-    value = base64.b64encode(authorities).decode()
-    return {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": value}
+def _bundle(index: int, bundle: bytes) -> dict[str, Any]:
+    return {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": base64.b64encode(bundle).decode()}

@@ -6,8 +6,8 @@ import asyncio
 import datetime
 from dataclasses import dataclass, field
 
-from dynvol.webhook.certificates import Certificate, authorities_in
-from dynvol.webhook.renewal import Lost, Stored
+from dynvol.webhook.certificates import Certificate, authorities_in, merged
+from dynvol.webhook.renewal import Lost, Stored, utc_now
 
 
 @dataclass
@@ -49,7 +49,7 @@ class TrustInMemory:
         if not self.exists:
             return False
         if not authorities_in(authorities) <= authorities_in(self.bundle):
-            self.bundle = authorities
+            self.bundle = merged(authorities, self.bundle, now=utc_now())
             self.history.append(authorities)
         return True
 

@@ -129,6 +129,15 @@ async def test_a_deleted_secret_is_made_anew_with_what_is_served_still_trusted(w
     assert world.believes(other.served)
 
 
+async def test_a_replica_that_starts_without_a_secret_does_not_disown_those_that_serve(world: World) -> None:
+    older, newcomer = world.replica(), world.replica()
+    await older.prepare()
+    world.secret.stored = None
+    await newcomer.prepare()
+    assert world.believes(older.served)
+    assert world.believes(newcomer.served)
+
+
 async def test_a_bundle_that_was_reset_is_mended(world: World) -> None:
     keeper = world.replica()
     await keeper.prepare()
