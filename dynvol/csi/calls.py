@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from grpclib.const import Handler, Status
 from grpclib.events import RecvMessage
-from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Stream
 from h2.exceptions import StreamClosedError
 
@@ -29,8 +29,6 @@ _log: Final = logging.getLogger(__name__)
 
 MESSAGE_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of one message, as in the other gRPC implementations; a real one has a few KiB."""
-
-_CLIENT_WENT: Final = (StreamTerminatedError, StreamClosedError, ProtocolError)
 
 
 class CallObserver(Protocol):
@@ -85,8 +83,10 @@ class Calls:
             _limit_messages(stream)
             try:
                 await handler(stream)
-            except _CLIENT_WENT:
+            except StreamTerminatedError:
                 raise
+            except StreamClosedError as error:  # While the answer was on its way: as good as cancelled, and no one's fault.
+                raise GRPCError(Status.CANCELLED) from error
             except Exception as error:
                 raise _answer(method, error) from error
 

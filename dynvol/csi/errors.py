@@ -6,6 +6,7 @@ CsiProblem
 ├── OperationPending    retryable: another operation on the volume is under way
 ├── ShuttingDown        retryable, from the process that comes next
 ├── MessageTooLarge     the caller's fault
+├── NotServing          what CsiServer.check finds, never in a call
 └── SocketProblem       at start, never in a call
     ├── SocketInUse     another process listens on it
     └── SocketUnusable  the path is too long, or holds something that is not a socket
@@ -40,6 +41,9 @@ class ShuttingDown(CsiProblem): ...
 
 
 class MessageTooLarge(CsiProblem): ...
+
+
+class NotServing(CsiProblem): ...
 
 
 class SocketProblem(CsiProblem): ...

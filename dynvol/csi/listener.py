@@ -2,6 +2,7 @@
 
 The file is there from the moment at which someone listens until the moment at which no one does, is never accessible to others,
 never takes a living process's place, and what a killed process left behind does not stand in the way.
+A file that someone takes away is put back, for kubelet would find the driver no more when it starts anew.
 Leaving drains: no new connections, no new calls, those in flight may end, then the connections are closed. grpclib alone would
 cancel the calls, leave the peers waiting and the file behind.
 """
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 from grpclib.config import Configuration
 from grpclib.encoding.proto import ProtoCodec
@@ -28,7 +29,7 @@ from grpclib.server import Server
 from hyperframe.frame import GoAwayFrame
 
 from .calls import CallObserver, Calls, Service, log_request, unobserved
-from .errors import SocketInUse, SocketUnusable
+from .errors import SocketInUse, SocketProblem, SocketUnusable
 
 _log: Final = logging.getLogger(__name__)
 
@@ -40,33 +41,46 @@ _WINDOW: Final = 1024 * 1024
 """Bytes that a client may send ahead of us, per call and per connection."""
 _CLOSE_WAIT: Final = 1.0
 """Seconds for a peer to take what was written before its connection is cut."""
+_LOOK_AFTER: Final = 10.0
+"""Seconds between looks at the file. Kubelet looks for sockets when it starts, and when one appears."""
 
 
 class UnixServer:
     """Serves while it is entered. `drain` is how many seconds calls in flight get on leaving."""
 
     def __init__(
-        self, path: Path, services: Sequence[Service], *, observer: CallObserver = unobserved, drain: float = 10.0
+        self,
+        path: Path,
+        services: Sequence[Service],
+        *,
+        observer: CallObserver = unobserved,
+        drain: float = 10.0,
+        look_after: float = _LOOK_AFTER,
     ) -> None:
         self.path: Final = path
         self._services = services
         self._observer = observer
         self._drain = drain
+        self._look_after = look_after
 
     async def __aenter__(self) -> Self:
         """Raises SocketInUse, SocketUnusable, OSError."""
         self._calls = Calls(self._observer)
         self._server = _Server([self._calls.guard(service) for service in self._services])
         listen(self._server, RecvMessage, log_request)
-        self._socket = await asyncio.to_thread(SocketFile.bind, self.path)
-        await self._server.start(sock=self._socket.socket)
+        await self._open()
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        self._keeper = self._tasks.create_task(self._keep(), name=f"keep {self.path}")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """1. The file goes, then the listener: no new connections. 2. New calls are refused, and clients told to go elsewhere.
         3. Calls in flight end, or are cancelled. 4. Connections are closed, or cut."""
         try:
-            await asyncio.to_thread(self._socket.remove)
+            self._keeper.cancel()
+            await self._tasks.__aexit__(None, None, None)
+            await asyncio.to_thread(self._file.remove)
             self._server.stop_listening()
             self._calls.refuse()
             self._server.say_goodbye()
@@ -76,7 +90,24 @@ class UnixServer:
 
     async def present(self) -> bool:
         """Whether the socket's file is still the one that was made here."""
-        return await asyncio.to_thread(self._socket.is_ours)
+        return await asyncio.to_thread(self._file.is_ours)
+
+    async def _open(self) -> None:
+        self._file = await asyncio.to_thread(SocketFile.bind, self.path)
+        await self._server.listen_on(self._file.socket)
+
+    async def _keep(self) -> NoReturn:
+        """Put the file back when it is gone. One that is another's is left alone: `present` says so."""
+        while True:
+            await asyncio.sleep(self._look_after)
+            if await self.present():
+                continue
+            try:
+                await self._open()
+            except (SocketProblem, OSError) as error:
+                _log.error("the socket is not ours any more", extra={"socket": str(self.path), "error": str(error)})
+            else:
+                _log.warning("the socket had been removed and was made anew", extra={"socket": str(self.path)})
 
     async def _until_idle(self) -> None:
         try:
@@ -197,13 +228,22 @@ class _Server(Server):
         config = Configuration(http2_connection_window_size=_WINDOW, http2_stream_window_size=_WINDOW)
         super().__init__(services, codec=ProtoCodec(), config=config)
         self._connections: set[_Connection] = set()
+        self._listeners: list[asyncio.AbstractServer] = []
 
     def _protocol_factory(self) -> H2Protocol:
         return _Connection(super()._protocol_factory(), self._connections)
 
+    async def listen_on(self, bound: socket.socket) -> None:
+        """Also on this one: connections made through a socket whose file is gone go on."""
+        if self._server is None:
+            await self.start(sock=bound)
+        else:
+            self._listeners.append(await self._loop.create_unix_server(self._protocol_factory, sock=bound))
+
     def stop_listening(self) -> None:
         assert self._server is not None
-        self._server.close()
+        for listener in (self._server, *self._listeners):
+            listener.close()
 
     def say_goodbye(self) -> None:
         for connection in tuple(self._connections):

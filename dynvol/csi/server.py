@@ -11,6 +11,7 @@ from typing import Self
 from dynvol.api import names
 
 from .calls import CallObserver, Service, unobserved
+from .errors import NotServing
 from .identity import IdentityService
 from .listener import UnixServer
 from .node import NodeService, Targets
@@ -69,7 +70,11 @@ class CsiServer:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._entered.__aexit__(kind, error, trace)
 
-    async def problems(self) -> tuple[str, ...]:
-        """Why the node is not ready to run pods with dynamic volumes, as far as it can be seen from here. Empty: it is."""
-        sockets = [f"{s.path} was removed or replaced; restart dynvol" for s in (self._csi, self._kubelet) if not await s.present()]
-        return (*sockets, *filter(None, [self._registration.problem]))
+    async def check(self) -> None:
+        """Raises NotServing if kubelet cannot, or does not yet, use the driver on this node. A matter of readiness: no restart
+        would mend it."""
+        for server in (self._csi, self._kubelet):
+            if not await server.present():
+                raise NotServing(f"{server.path} is not this process's socket any more; is there a second dynvol on this node?")
+        if self._registration.problem:
+            raise NotServing(self._registration.problem)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dynvol.api import names
+from dynvol.csi.errors import NotServing
 from dynvol.csi.node import Standing
 from dynvol.csi.requests import Target
 from dynvol.csi.server import CsiServer
@@ -211,13 +212,25 @@ async def test_kubelet_registers_through_the_other_socket(server: CsiServer, stu
             "endpoint": str(server.endpoint),
             "supportedVersions": ["1.0.0"],
         }
-        assert ["not registered" in problem for problem in await server.problems()] == [True]
+        with pytest.raises(NotServing, match="not registered"):
+            await server.check()
         verdict = {"pluginRegistered": False, "error": "no such node"}
         assert (await kubelet.call("pluginregistration.Registration/NotifyRegistrationStatus", verdict)).code == "OK"
-        assert ["no such node" in problem for problem in await server.problems()] == [True]
+        with pytest.raises(NotServing, match="no such node"):
+            await server.check()
         await kubelet.call("pluginregistration.Registration/NotifyRegistrationStatus", {"pluginRegistered": True})
-        assert await server.problems() == ()
+        await server.check()
         assert (await kubelet.call("csi.v1.Node/NodeGetInfo")).code == "UNIMPLEMENTED"
+
+
+async def test_a_socket_that_was_taken_away_makes_the_node_unready(server: CsiServer, stubs: Path, kubelet_dir: Path) -> None:
+    socket = kubelet_dir / "plugins_registry" / f"{names.DRIVER}-reg.sock"
+    async with IndependentClient(socket, stubs=stubs) as kubelet:
+        await kubelet.call("pluginregistration.Registration/NotifyRegistrationStatus", {"pluginRegistered": True})
+        await server.check()
+        socket.unlink()
+        with pytest.raises(NotServing, match="not this process's socket"):
+            await server.check()
 
 
 async def test_leaving_lets_calls_in_flight_end_and_refuses_others(kubelet_dir: Path, kernel: Kernel, stubs: Path) -> None:

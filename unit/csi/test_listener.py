@@ -22,8 +22,8 @@ from dynvol.csi.listener import SocketFile, UnixServer
 from dynvol.csi.proto.csi import v1 as csi
 
 
-def _server(path: Path) -> UnixServer:
-    return UnixServer(path, [IdentityService(version="1", ready=lambda: True)], drain=0.5)
+def _server(path: Path, *, look_after: float = 10.0) -> UnixServer:
+    return UnixServer(path, [IdentityService(version="1", ready=lambda: True)], drain=0.5, look_after=look_after)
 
 
 async def _answers(path: Path) -> bool:
@@ -130,6 +130,35 @@ async def test_a_file_that_another_process_put_in_our_place_is_not_removed(kubel
             other.bind(str(path))
         assert not await server.present()
     assert path.is_socket()
+    path.unlink()
+
+
+async def test_a_file_that_was_taken_away_is_put_back(kubelet_dir: Path) -> None:
+    path = kubelet_dir / "csi.sock"
+    async with _server(path, look_after=0.01) as server, Channel(path=str(path)) as channel:
+        await csi.IdentityStub(channel).probe()
+        for _ in range(2):
+            path.unlink()
+            async with asyncio.timeout(5):
+                while not await server.present():
+                    pass
+            assert await _answers(path)
+        assert (await csi.IdentityStub(channel).probe()).ready
+    assert not path.exists()
+
+
+async def test_a_file_that_is_anothers_is_not_fought_for(kubelet_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = kubelet_dir / "csi.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        async with _server(path, look_after=0.01) as server:
+            path.unlink()
+            other.bind(str(path))
+            other.listen()
+            theirs = path.lstat().st_ino
+            async with asyncio.timeout(5):
+                while "not ours any more" not in caplog.text:
+                    assert not await server.present()
+        assert path.lstat().st_ino == theirs
     path.unlink()
 
 
