@@ -15,7 +15,7 @@ from aiohttp import web
 
 from e2e.grounds.pki import Authority
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Script:
         self.answers.append(answer)
         return self
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.seen.append(Seen(request.method, request.path, dict(request.query), dict(request.headers), await request.read()))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return await answer(request)
@@ -55,7 +55,7 @@ class Script:
 def says(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """A JSON document, or bytes as they are."""
 
-    async def answer(_: web.Request) -> web.StreamResponse:
+    async def answer(_: web.BaseRequest) -> web.StreamResponse:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return web.Response(body=data, status=status, headers={"Content-Type": "application/json", **(headers or {})})
 
@@ -69,10 +69,10 @@ def refuses(code: int, reason: str = "", message: str = "", **more: Any) -> Answ
     return says(status | more, status=code, headers=headers)
 
 
-def streams(*chunks: bytes, then: Callable[[web.Request], Awaitable[None]] | None = None) -> Answer:
+def streams(*chunks: bytes, then: Callable[[web.BaseRequest], Awaitable[None]] | None = None) -> Answer:
     """Chunks as they are cut, then whatever `then` waits for, then the end."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         for chunk in chunks:
@@ -84,7 +84,7 @@ def streams(*chunks: bytes, then: Callable[[web.Request], Awaitable[None]] | Non
     return answer
 
 
-async def breaks_off(request: web.Request) -> None:
+async def breaks_off(request: web.BaseRequest) -> None:
     """Ends the connection without the end of the body, as a proxy or a dying server does."""
     assert request.transport is not None
     request.transport.abort()

@@ -27,7 +27,7 @@ class Ledger:
         self.refusals: list[Answer] = []
         self.requests = 0
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self.requests += 1
         if self.refusals:
             return await self.refusals.pop(0)(request)

@@ -155,7 +155,7 @@ async def test_what_the_user_of_a_watch_raises_is_left_alone(pods: Source[Pod], 
 async def test_a_watch_left_early_ends_the_request(pods: Source[Pod], script: Script) -> None:
     gone = asyncio.Event()
 
-    async def hangs(request: web.Request) -> web.StreamResponse:
+    async def hangs(request: web.BaseRequest) -> web.StreamResponse:
         answer = await streams(line("ADDED", pod(version="2")))(request)
         while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110  # no event for this
             await asyncio.sleep(0.01)
@@ -172,7 +172,7 @@ async def test_a_watch_left_early_ends_the_request(pods: Source[Pod], script: Sc
 async def test_a_watch_that_outlasts_what_was_asked_for_is_given_up(
     pods: Source[Pod], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silence(_: web.Request) -> None:
+    async def silence(_: web.BaseRequest) -> None:
         await script.closing.wait()
 
     monkeypatch.setattr(kube_source, "WATCH_GRACE", 0.2)
@@ -192,7 +192,7 @@ async def test_a_watch_notices_a_peer_that_vanished(pods: Source[Pod], script: S
         assert connection.transport is not None
         sockets.append(connection.transport.get_extra_info("socket"))
 
-    async def silence(_: web.Request) -> None:
+    async def silence(_: web.BaseRequest) -> None:
         await script.closing.wait()
 
     monkeypatch.setattr(Answer, "detect_dead_peer", spy)
