@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Self
 
 from grpclib.config import Configuration
 from grpclib.encoding.proto import ProtoCodec
@@ -69,16 +69,17 @@ class UnixServer:
         self._server = _Server([self._calls.guard(service) for service in self._services])
         listen(self._server, RecvMessage, log_request)
         await self._open()
+        self._leaving = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
-        self._keeper = self._tasks.create_task(self._keep(), name=f"keep {self.path}")
+        self._tasks.create_task(self._keep(), name=f"keep {self.path}")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """1. The file goes, then the listener: no new connections. 2. New calls are refused, and clients told to go elsewhere.
         3. Calls in flight end, or are cancelled. 4. Connections are closed, or cut."""
         try:
-            self._keeper.cancel()
+            self._leaving.set()
             await self._tasks.__aexit__(None, None, None)
             await asyncio.to_thread(self._file.remove)
             self._server.stop_listening()
@@ -96,10 +97,9 @@ class UnixServer:
         self._file = await asyncio.to_thread(SocketFile.bind, self.path)
         await self._server.listen_on(self._file.socket)
 
-    async def _keep(self) -> NoReturn:
-        """Put the file back when it is gone. One that is another's is left alone: `present` says so."""
-        while True:
-            await asyncio.sleep(self._look_after)
+    async def _keep(self) -> None:
+        """Put the file back when it is gone, until we leave. One that is another's is left alone: `present` says so."""
+        while not await self._is_leaving(within=self._look_after):
             if await self.present():
                 continue
             try:
@@ -108,6 +108,13 @@ class UnixServer:
                 _log.error("the socket is not ours any more", extra={"socket": str(self.path), "error": str(error)})
             else:
                 _log.warning("the socket had been removed and was made anew", extra={"socket": str(self.path)})
+
+    async def _is_leaving(self, *, within: float) -> bool:
+        """An event, not a cancellation: one that came while a socket is being made would leave its file behind."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._leaving.wait()
+        return self._leaving.is_set()
 
     async def _until_idle(self) -> None:
         try:
