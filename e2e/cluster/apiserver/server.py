@@ -18,11 +18,13 @@ import msgspec
 import yaml
 from aiohttp import web
 
-from e2e.cluster.apiserver import bootstrap, builtin_types, cleanup, definitions, discovery, pki, watch
+from e2e.cluster.apiserver import bootstrap, builtin_types, cleanup, definitions, discovery, pki, protobuf, watch
 from e2e.cluster.apiserver.admission import Admission, DefaultTolerations, NamespaceLifecycle, Priorities, ServiceAccounts
 from e2e.cluster.apiserver.authn import ANONYMOUS, Tokens, from_certificate, impersonated
 from e2e.cluster.apiserver.authz import Access, Authorizer, access_to
+from e2e.cluster.apiserver.faults import ConnectionRefused, Faults
 from e2e.cluster.apiserver.formats import Accepted, Rendering, accepted
+from e2e.cluster.apiserver.kubelets import Kubelets
 from e2e.cluster.apiserver.openapi import Documents
 from e2e.cluster.apiserver.request import Call, Target, User, call_options, resource_target, watch_timeout
 from e2e.cluster.apiserver.resources import Catalog
@@ -69,6 +71,8 @@ class Server:
         self.webhooks = Webhooks(store)
         own = (NamespaceLifecycle(store), ServiceAccounts(store), Priorities(store), DefaultTolerations())
         self.registry = Registry(store, self.catalog, Admission((*own, self.webhooks)), self._types)
+        self.kubelets = Kubelets(self.registry, files)
+        self._faults = Faults()
         self._documents = Documents(self.catalog, self._types)
         self._reviews = Reviews(self.authorizer, self.tokens)
         self._subresources = Subresources(self.registry, self.tokens)
@@ -85,7 +89,13 @@ class Server:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         try:
+            if not request.path.startswith("/debug/"):
+                await self._faults.strike(request.method, request.path)
             return await self._answer(request)
+        except ConnectionRefused:
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=500)
         except ApiError as error:
             return _json(error.body(), status=error.code, headers=error.headers)
         except (ConnectionResetError, asyncio.CancelledError):
@@ -125,6 +135,8 @@ class Server:
     async def _answer_path(self, request: web.Request, path: str) -> web.StreamResponse:
         wanted = accepted(request.headers.get("Accept", ""))
         match path.strip("/").split("/"):
+            case ["debug", action] if request.method == "POST":
+                return await self._debug(request, action)
             case ["healthz" | "livez" | "readyz", *_]:
                 return web.Response(text="ok")
             case ["openapi", "v2"]:
@@ -152,6 +164,18 @@ class Server:
                 return _json({"paths": ["/api", "/apis", "/healthz", "/openapi/v2", "/openapi/v3", "/version"]})
         raise no_such_path()
 
+    async def _debug(self, request: web.Request, action: str) -> web.Response:
+        match action:
+            case "faults":
+                return _json({"faults": self._faults.set(await request.read())})
+            case "compact":
+                self.store.compact()
+            case "cut":
+                self.store.cut_watches()
+            case _:
+                raise no_such_path()
+        return _json({"version": self.store.version})
+
     def _openapi(self, place: list[str]) -> web.Response:
         match place:
             case ["api", version]:
@@ -172,8 +196,14 @@ class Server:
         match target.verb:
             case "create" if self._reviews.is_review(target):
                 return _json(self._reviews.answer(target, call.user, await _body(request)), status=201)
+            case "create" if target.subresource in ("exec", "attach"):
+                return await self.kubelets.run(request, target)
             case "create" if target.subresource:
                 return _json(await self._subresources.create(target, call, await _body(request)), status=201)
+            case "get" if target.subresource == "log":
+                return await self.kubelets.log(request, target)
+            case "get" if target.subresource in ("exec", "attach"):
+                return await self.kubelets.run(request, target)
             case "get":
                 entry = self.registry.get(target)
                 return _rendered(self._rendering(target, wanted, query).one(entry.object), wanted, call)
@@ -288,6 +318,8 @@ class Server:
 
 async def _body(request: web.Request) -> Object:
     raw = await request.read()
+    if request.content_type == protobuf.MEDIA_TYPE:
+        return protobuf.decode(raw)
     try:
         content: Any = yaml.safe_load(raw) if "yaml" in request.content_type else msgspec.json.decode(raw)
     except (yaml.YAMLError, msgspec.DecodeError) as error:
@@ -350,7 +382,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         try:
             site = web.TCPSite(runner, settings.host, settings.port, ssl_context=tls(settings.files), reuse_address=True)
             await site.start()
-            async with server.webhooks, asyncio.TaskGroup() as tasks:
+            async with server.webhooks, server.kubelets, asyncio.TaskGroup() as tasks:
                 own = [
                     tasks.create_task(
                         cleanup.expire_events(server.registry, lifetime=settings.event_lifetime), name="expire events"
