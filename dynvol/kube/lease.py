@@ -6,6 +6,7 @@ Every write names the version that it replaces, so of two that want the lease at
 from __future__ import annotations
 
 import datetime
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..api.core import Lease, LeaseSpec
@@ -46,7 +47,7 @@ def spec(record: LeaseRecord) -> dict[str, Any]:
     """The record as a LeaseSpec. Nobody is null and not empty: the server takes no empty holder and no duration of zero."""
     return {
         "holderIdentity": record.holder or None,
-        "leaseDurationSeconds": max(1, record.duration),
+        "leaseDurationSeconds": max(1, math.ceil(record.duration)),
         "acquireTime": _micro_time(record.acquired),
         "renewTime": _micro_time(record.renewed),
         "leaseTransitions": record.transitions,
