@@ -81,12 +81,12 @@ class KernelMounts:
     # --- Deeds
 
     async def clear_dead(self, root: PurePosixPath) -> None:
-        clearing = await self._executor.run(str(root), fuse.clear_dead, str(root))
+        clearing = await self._executor.run(targets.lane(root), fuse.clear_dead, str(root))
         for mount in clearing.cleared:
             log.info("cleared what a dead mount pod left", path=mount.path, source=mount.source, aborted=mount.aborted)
 
     async def release(self, root: PurePosixPath, *, keep: frozenset[str]) -> list[str]:
-        removal = await self._executor.run(str(root), _release, str(root), keep)
+        removal = await self._executor.run(targets.lane(root), _release, str(root), keep)
         return [f"{obstacle.path} {obstacle.reason}" for obstacle in removal.left]
 
 

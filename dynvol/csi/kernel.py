@@ -1,7 +1,7 @@
 """`Targets` on the kernel: mount work in the executor, verdicts from the mount table.
 
 Publishing runs under its root's key, because two volumes of one root (policy `shared`) would otherwise both make it a mount;
-whoever releases a root does so under `lane(root)` too. Taking a view away concerns the target alone, and waits for no root.
+whoever releases a root does so in that lane too. Taking a view away concerns the target alone, and waits for no root.
 """
 
 from __future__ import annotations
@@ -18,11 +18,6 @@ from .node import Standing
 from .requests import Publication, Target
 
 
-def lane(root: PurePosixPath) -> str:
-    """The executor's key for work on a mount pod's root and on the workload directories in it."""
-    return f"root {root}"
-
-
 class KernelTargets:
     """Blocks no one: what might wait for a mount is not done, and the rest runs in the executor's threads."""
 
@@ -31,7 +26,7 @@ class KernelTargets:
 
     async def publish(self, publication: Publication) -> None:
         await self._executor.run(
-            lane(publication.root),
+            targets.lane(publication.root),
             targets.publish,
             str(publication.target.path),
             workload_dir=str(publication.directory),

@@ -21,6 +21,7 @@ import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import PurePath
 from typing import Final
 
 from dynvol.mount import mountinfo, paths, propagation, syscalls
@@ -106,6 +107,14 @@ class Unmount:
 
 
 Step = MakeDirectory | AttachOwn | Share | AttachView | Unmount
+
+
+def lane(root: str | PurePath) -> str:
+    """The executor's key for all work on a mount pod's root and on the workload directories in it.
+
+    Two volumes of one root would otherwise both make it a mount, or one be released while another is published.
+    """
+    return f"root {root}"
 
 
 def publish(target: str, *, workload_dir: str, root: str) -> None:
