@@ -57,7 +57,11 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     with stage.opened(settings.stage):
-        async with Children() as children, MountWatcher() as watcher, MountExecutor(threads=32, drain=2.0) as executor:
+        async with (
+            Children(adopting=os.getpid() == 1) as children,
+            MountWatcher() as watcher,
+            MountExecutor(threads=32, drain=2.0) as executor,
+        ):
             tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
             engine = Engine(tools)
             feed = Feed(PodApi(settings.server, namespace=settings.namespace, name=settings.pod), engine)

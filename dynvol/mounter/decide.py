@@ -20,6 +20,8 @@ from dynvol.mount.errors import UnsafePath
 from dynvol.mount.paths import components
 from dynvol.mount.providers.contract import Finding
 
+_CHANGING = Finding("Changing", "the earlier mount of this claim is being flushed and unmounted")
+
 
 class State(Enum):
     """Of a session."""
@@ -245,8 +247,8 @@ def _of_wanted(
 def _waiting(mount: WantedMount, sessions: Mapping[str, SessionView]) -> MountReport:
     for session in sessions.values():
         if session.claim_uid == mount.claim_uid and session.spec_hash != mount.spec_hash and not session.flushed:
-            finding = session.finding or Finding("Changing", "the earlier mount of this claim is being flushed and unmounted")
-            return report(mount, Phase.MOUNTING, finding)
+            finding = session.finding if session.state is State.ENDING else None
+            return report(mount, Phase.MOUNTING, finding or _CHANGING)
     return report(mount, Phase.PENDING)
 
 

@@ -13,13 +13,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeGuard
 
 import msgspec
 
 from dynvol.api.mounts import MountReport, WantedMount
 from dynvol.mount import mountinfo, paths, propagation, syscalls
 from dynvol.mount.errors import MountBusy, MountProblem, NotMounted
+from dynvol.mount.mountinfo import Mount
 from dynvol.mount.propagation import Propagation
 from dynvol.mount.providers.contract import Finding
 from dynvol.observe import logs
@@ -158,8 +159,7 @@ class Engine:
             if isinstance(action, Hide):
                 await self._hide(action, session)
             elif session is not None:
-                session.paths.add(path)
-                await self._tools.executor.run(path, self._show_now, action, session.place.mountpoint)
+                await self._show(action, session)
             self._failures.pop(path, None)
         except (OSError, MountProblem) as error:
             _log.warning("a mount cannot be shown or hidden", path=path, error=str(error))
@@ -170,11 +170,26 @@ class Engine:
             self._busy.discard(path)
             self._poke()
 
-    def _show_now(self, action: Show, private: str) -> None:
+    async def _show(self, action: Show, session: Session) -> None:
+        """Ends when the watched table shows it too: what is decided next must not be decided from an older one."""
+        session.paths.add(action.path)
+        device = session.view.device
+        if device is None:
+            return
+        await self._tools.executor.run(action.path, self._show_now, action, device, session.place.mountpoint)
+        target = self._tools.stage.shown(action.path)
+        await self._tools.watcher.wait_for(
+            lambda table: (top := table.at(target)) is not None and top.device == device, timeout=_RETRY
+        )
+
+    def _show_now(self, action: Show, device: tuple[int, int], private: str) -> None:
         """In a thread. What is dead goes and what lives comes within microseconds. Should the client have died just now, there
         is nothing to bind: the directory below its mount is unbindable."""
         target = self._tools.stage.shown(action.path)
-        _hide_lazily(target)
+        while _is_ours(mount := mountinfo.read().at(target)):
+            if mount.device == device:
+                return
+            _unmount(target, lazily=True)
         paths.make_directory_below(self._tools.stage.root, action.path)
         propagation.attach_bind(private, target, propagation=(Propagation.PRIVATE,), read_only=action.read_only)
 
@@ -186,15 +201,16 @@ class Engine:
         if not (action.gently and await self._hide_gently(target)):
             if action.gently and session is not None:
                 session.note_open_files()
-            await run(action.path, _hide_lazily, target)
+            await run(action.path, _hide, target, lazily=True)
         await run(action.path, self._remove_directories, action.path)
+        await self._tools.watcher.wait_for(lambda table: not _is_ours(table.at(target)), timeout=_RETRY)
 
     async def _hide_gently(self, target: str) -> bool:
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + self._tools.timing.patience, 0.02
         while True:
             try:
-                await self._tools.executor.run(target, _hide_plainly, target)
+                await self._tools.executor.run(target, _hide, target, lazily=False)
                 return True
             except MountBusy:
                 if loop.time() + pause > deadline:
@@ -229,18 +245,16 @@ class Engine:
         news.set_result(None)
 
 
-def _hide_plainly(target: str) -> None:
-    while _is_ours(target):
-        with contextlib.suppress(NotMounted):
-            syscalls.unmount(target)
+def _hide(target: str, *, lazily: bool) -> None:
+    """In a thread. All of ours at the path, however many there are, and nothing else."""
+    while _is_ours(mountinfo.read().at(target)):
+        _unmount(target, lazily=lazily)
 
 
-def _hide_lazily(target: str) -> None:
-    while _is_ours(target):
-        with contextlib.suppress(NotMounted):
-            syscalls.unmount(target, lazily=True)
+def _unmount(target: str, *, lazily: bool) -> None:
+    with contextlib.suppress(NotMounted):
+        syscalls.unmount(target, lazily=lazily)
 
 
-def _is_ours(target: str) -> bool:
-    mount = mountinfo.read().at(target)
+def _is_ours(mount: Mount | None) -> TypeGuard[Mount]:
     return mount is not None and stage.is_ours(mount)

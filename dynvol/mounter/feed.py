@@ -7,6 +7,8 @@ start there is nothing to go on with, so this waits for the API as long as it ta
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import deque
 from typing import Final
 
 from dynvol.api import mounts, names
@@ -21,8 +23,9 @@ _log: Final = logs.get(__name__)
 
 _FIRST_PAUSE: Final = 0.5
 _LAST_PAUSE: Final = 15.0
-_BETWEEN_REPORTS: Final = 0.2
-"""Seconds. What changes meanwhile is one report."""
+_SETTLE: Final = 0.02
+"""Seconds to wait for more after a change: a client that starts quickly is then one report, not two."""
+_REPORTS_PER_SECOND: Final = 5
 
 
 class Feed:
@@ -35,21 +38,24 @@ class Feed:
         self._wanted: str | None = None
         self._present = ""
         """The report that the pod carried when it was last seen."""
+        self._written: Final[deque[float]] = deque(maxlen=_REPORTS_PER_SECOND)
+        """When the last reports were written."""
         self.told: Final = asyncio.Event()
         """Set once the first list of wanted mounts was seen."""
         self.released: Final = asyncio.Event()
 
     async def follow(self) -> None:
-        """Read the pod, watch it, and start over when the watch ends or breaks."""
+        """Read the pod, watch it, and start over when the watch ends or breaks. Never without a pause: a server may end watches
+        as soon as they begin."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 pod, version = await self._api.read()
                 self._take(pod)
-                pause = _FIRST_PAUSE
-                async for changed in self._api.watch(version):
-                    self._take(changed)
-                continue
+                async with contextlib.aclosing(self._api.watch(version)) as changes:
+                    async for changed in changes:
+                        pause = _FIRST_PAUSE
+                        self._take(changed)
             except Expired:
                 _log.debug("the watch's version expired")
             except (PodApiProblem, http.HttpProblem, OSError) as problem:
@@ -58,7 +64,7 @@ class Feed:
             pause = min(pause * 2, _LAST_PAUSE)
 
     async def report(self) -> None:
-        """Write the report each time it changes, not more often than five times a second."""
+        """Write the report when it has changed: at once, but not more than five times within a second."""
         await self.told.wait()
         pause = _FIRST_PAUSE
         while True:
@@ -66,8 +72,8 @@ class Feed:
             try:
                 await self.report_now()
                 pause = _FIRST_PAUSE
-                await asyncio.sleep(_BETWEEN_REPORTS)
                 await self._engine.newer_than(version)
+                await asyncio.sleep(max(_SETTLE, self._must_wait()))
             except PodGone as problem:
                 _log.info("no one to report to", error=str(problem))
                 await asyncio.sleep(_LAST_PAUSE)
@@ -82,6 +88,12 @@ class Feed:
         if self._uid and text != self._present:
             await self._api.annotate({names.REPORT_ANNOTATION: text}, uid=self._uid)
             self._present = text
+            self._written.append(asyncio.get_running_loop().time())
+
+    def _must_wait(self) -> float:
+        """Seconds until one more report is within the limit."""
+        full = len(self._written) == _REPORTS_PER_SECOND
+        return self._written[0] + 1 - asyncio.get_running_loop().time() if full else 0.0
 
     def _take(self, pod: Pod) -> None:
         """A pod of another uid is a successor of the same name, whose wishes are not for us."""

@@ -10,7 +10,6 @@ HttpProblem (Exception)
 ├── Unreachable    no route, or the connection broke
 ├── Untrusted      the certificate does not fit
 ├── NotTls         TLS was expected and is not spoken
-├── TimedOut       (raised by callers that set a deadline)
 └── Garbled        what came is not HTTP/1.1
 """
 
@@ -48,9 +47,6 @@ class Untrusted(HttpProblem): ...
 
 
 class NotTls(HttpProblem): ...
-
-
-class TimedOut(HttpProblem): ...
 
 
 class Garbled(HttpProblem): ...
@@ -146,7 +142,7 @@ async def exchange(
 
 async def _connect(host: str, port: int, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     try:
-        return await asyncio.open_connection(host, port, ssl=tls, limit=_LONGEST_HEAD)
+        reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=_LONGEST_HEAD)
     except socket.gaierror as error:
         raise Unresolved(f"{host} does not resolve: {error.strerror}") from error
     except ssl.SSLCertVerificationError as error:
@@ -160,6 +156,15 @@ async def _connect(host: str, port: int, tls: ssl.SSLContext | None) -> tuple[as
     except OSError as error:
         # asyncio joins the errors of several addresses into one without a number.
         raise (Refused if "Connect call failed" in str(error) and error.errno is None else Unreachable)(str(error)) from error
+    _keep_alive(writer.get_extra_info("socket"))
+    return reader, writer
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """A watch is silent for minutes; this tells within one that its peer has gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, seconds)
 
 
 def _request(method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Final, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -105,7 +105,7 @@ _status: Final = msgspec.json.Decoder(_Status)
 
 
 class PodApi:
-    """All calls raise `PodApiProblem` and `http.HttpProblem`."""
+    """All calls raise `PodApiProblem`, `http.HttpProblem` and TimeoutError."""
 
     def __init__(self, server: Server, *, namespace: str, name: str) -> None:
         self._server: Final = server
@@ -121,7 +121,7 @@ class PodApi:
             raise PodGone("the API has no pod of this name")
         return pods.items[0], pods.metadata.resource_version
 
-    async def watch(self, version: str) -> AsyncIterator[Pod]:
+    async def watch(self, version: str) -> AsyncGenerator[Pod, None]:
         """The pod each time it changes, until the server ends the watch, which it does every five minutes."""
         target = f"{self._collection}?{self._selector}&watch=true&resourceVersion={quote(version)}&timeoutSeconds={_WATCH_SECONDS}"
         async with asyncio.timeout(_WATCH_SECONDS + _REQUEST_SECONDS), self._exchange("GET", target) as answer:
@@ -157,11 +157,8 @@ class PodApi:
         connection = http.exchange(
             method, host=server.host, port=server.port, target=target, headers=headers, body=body, tls=self._tls
         )
-        try:
-            async with connection as exchange:
-                yield exchange
-        except TimeoutError as error:
-            raise http.TimedOut(f"{server.host}:{server.port} did not answer in time") from error
+        async with connection as exchange:
+            yield exchange
 
 
 def _changed(event: _Event) -> Pod | None:

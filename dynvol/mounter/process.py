@@ -78,9 +78,13 @@ class Child:
 
 
 class Children:
-    """An async context manager that starts and reaps. On exit it kills what still runs, and waits for that."""
+    """An async context manager that starts and reaps. On exit it kills what still runs, and waits for that.
 
-    def __init__(self) -> None:
+    With `adopting` it reaps whoever it is given, too: process 1 inherits all that lost a parent.
+    """
+
+    def __init__(self, *, adopting: bool = False) -> None:
+        self._adopting = adopting
         self._running: dict[int, Child] = {}
 
     async def __aenter__(self) -> Self:
@@ -135,12 +139,12 @@ class Children:
             if found:
                 del self._running[pid]
                 child.finish(os.waitstatus_to_exitcode(status))
-        if os.getpid() == 1:
+        if self._adopting:
             _reap_orphans(self._running)
 
 
 def _reap_orphans(own: Mapping[int, Child]) -> None:
-    """Process 1 inherits whoever lost a parent. Our own are left to `_reap`, which comes again with the next signal."""
+    """All that ended, but for our own, which are left to `_reap`: it comes again with the next signal."""
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

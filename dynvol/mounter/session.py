@@ -353,13 +353,15 @@ class Session:
         """From the storage's own answer if it has a complaint, else from the client's last words."""
         code = child.exited.result() if not child.alive else 0
         _log.warning("client ended", source=self.mount.source, code=code, output=child.output[-2000:])
-        self._state, self._device = State.BROKEN, None
-        self._changed()
+        died = Finding("ClientExited", _died(self.mount, code), lasting=False)
+        if self._device is not None:
+            # It served: what shows is dead from now on, whatever the reason turns out to be.
+            self._device = None
+            self._tell(State.BROKEN, died)
         if -code in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT):
-            finding: Finding | None = Finding("ClientExited", _died(self.mount, code), lasting=False)
+            self._fail(died)
         else:
-            finding = await self._diagnose(client) or client.explain(child.output)
-        self._fail(finding or Finding("ClientExited", _died(self.mount, code), lasting=False))
+            self._fail(await self._diagnose(client) or client.explain(child.output) or died)
 
     async def _diagnose(self, client: Client) -> Finding | None:
         request = client.check(now=time.time())

@@ -1,4 +1,4 @@
-"""What the tests of the engine share: an engine on a stage of its own in the playground, with real clients, and what to wait for."""
+"""What the tests of the engine share: an engine on a stage of its own, with real clients, and what to wait for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dynvol.api import names
 from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.mount import mountinfo
 from dynvol.mount.executor import MountExecutor
 from dynvol.mount.watch import MountWatcher
 from dynvol.mounter import stage
@@ -82,6 +83,20 @@ class Hand:
         (found,) = await self.until(lambda found: [r.phase for r in found] == [Phase.FAILED])
         return found
 
+    async def failed_soon(self, mount: WantedMount) -> MountReport:
+        """The report with a reason, though the client itself may still be trying."""
+        self.engine.set_wanted([mount])
+        (found,) = await self.until(
+            lambda found: [r.spec_hash for r in found] == [mount.spec_hash] and found[0].reason not in ("", "Changing")
+        )
+        return found
+
+    async def until_true(self, condition: Callable[[], bool], *, within: float = 10.0) -> None:
+        """For what no event tells: a file that a client makes."""
+        async with asyncio.timeout(within):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
 
 def prepare(playground: str, *, secret: dict[str, str] | None = None) -> Stage:
     place = Stage(f"{playground}/xvols", f"{playground}/run", f"{playground}/cache", f"{playground}/secret")
@@ -105,8 +120,7 @@ async def engine(place: Stage, *, timing: Timing = QUICK) -> AsyncIterator[Hand]
                 await running.close(within=10)
             assert not children._running, "a client is left"
             assert os.listdir(f"{place.run}/mnt") == os.listdir(f"{place.run}/secrets") == [], "private files are left"
-    with open("/proc/self/mountinfo") as table:
-        assert not [line for line in table if "dynvol-" in line.partition(" - ")[2]], "a mount is left"
+    assert not [m for m in mountinfo.read() if m.source.startswith("dynvol-")], "a mount is left"
 
 
 async def in_thread(function: Callable[[], object]) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -33,20 +34,28 @@ def free_port() -> int:
 class Storage:
     """Buckets are directories, objects are files."""
 
-    def __init__(self, directory: Path, port: int) -> None:
+    def __init__(self, directory: Path, port: int, server: subprocess.Popen[bytes]) -> None:
         self.directory = directory
         self.port = port
+        self._server = server
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def make_bucket(self, name: str, **objects: str) -> Path:
+    def make_bucket(self, name: str, /, **objects: str) -> Path:
         path = self.directory / name
         path.mkdir(parents=True)
         for key, text in objects.items():
             (path / key).write_text(text)
         return path
+
+    def pause(self) -> None:
+        """From now on it accepts connections and answers nothing."""
+        self._server.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._server.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -59,7 +68,7 @@ def serving(directory: Path) -> Iterator[Storage]:
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait_for(port, server)
-            yield Storage(directory, port)
+            yield Storage(directory, port, server)
         finally:
             server.kill()
 

@@ -8,12 +8,17 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from dynvol.api import names
 from dynvol.api.mounts import Phase
+from dynvol.mount import mountinfo
+from unit.mount import fusedaemon
+from unit.mount.namespaces import run_in_child
 
 from .stagehand import POD, Hand, engine, in_thread, prepare, wanted
-from .storage import Storage, serving
+from .storage import ACCESS_KEY, SECRET_KEY, Storage, free_port, serving
 
 CLIENTS = ["s3fs", "rclone"]
 Story = Callable[[Hand, Storage], Awaitable[None]]
@@ -41,7 +46,7 @@ def test_what_is_wanted_becomes_readable_and_goes_when_it_is_not(playground: str
         hand.engine.set_wanted([])
         await hand.until(lambda found: not found)
         assert not hand.shown().exists()
-        assert Path(hand.stage.root, POD).exists()
+        assert hand.shown().parent.exists()
         assert os.listdir(hand.stage.cache) == []
 
     play(playground, story)
@@ -76,3 +81,309 @@ def test_a_client_that_is_killed_is_started_again_and_the_others_stay(playground
         assert hand.client(second) == bystander
 
     play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_read_only_is_enforced_by_the_kernel(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter=client, read_only=True))
+        with pytest.raises(OSError, match="Read-only"):
+            await in_thread((hand.shown() / "new").touch)
+
+    play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_owner_and_mode_follow_the_parameters(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter=client, uid="1000", gid="2000", umask="0027"))
+        found = await in_thread((hand.shown() / "hello").stat)
+        assert isinstance(found, os.stat_result)
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o077) == (1000, 2000, 0o50 if client == "s3fs" else 0o40)
+        written = await asyncio.to_thread(run_in_child, lambda: _write_as(hand.shown() / "mine", uid=1000, gid=2000))
+        refused = await asyncio.to_thread(run_in_child, lambda: _write_as(hand.shown() / "theirs", uid=1001, gid=2001))
+        assert (written, refused) == (True, False)
+
+    play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_prefix_is_all_that_shows_even_if_nothing_is_there_yet(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter=client, prefix="/team/data, really/"))
+        assert await in_thread(lambda: os.listdir(hand.shown())) == []
+        await in_thread(lambda: (hand.shown() / "new").write_text("text"))
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not found)
+        assert (storage.directory / "bucket-a/team/data, really/new").read_text() == "text"
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_a_changed_spec_is_mounted_in_place_of_the_old_one(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        storage.make_bucket("bucket-b", hello="hello from b\n")
+        await hand.mounted(wanted(storage))
+        changed = wanted(storage, spec="2", bucket="bucket-b")
+        hand.engine.set_wanted([changed])
+        await hand.until(lambda found: [(r.phase, r.spec_hash) for r in found] == [(Phase.MOUNTED, "2")])
+        assert await in_thread((hand.shown() / "hello").read_text) == "hello from b\n"
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_a_new_mountpoint_of_the_same_claim_moves_the_mount(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, at="one/deep"))
+        await hand.mounted(wanted(storage, at="two", spec="2"))
+        assert await in_thread((hand.shown("two") / "hello").read_text) == "hello from a\n"
+        await hand.until(lambda found: not hand.shown("one").exists())
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_several_pods_share_one_client(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        first = wanted(storage)
+        second = msgspec.structs.replace(first, pod_uid="other", path="other/data")
+        os.mkdir(f"{hand.stage.root}/other")
+        await hand.mounted(first, second)
+        assert len(hand.tools.children._running) == 1
+        await hand.mounted(second)
+        assert await in_thread(Path(hand.stage.root, "other/data/hello").read_text) == "hello from a\n"
+        assert not hand.shown().exists()
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_ten_mounts_at_once(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mounts = [wanted(storage, f"c{i}", at=f"deep/er/{i}", bucket=f"bucket-{i}") for i in range(10)]
+        for i in range(10):
+            storage.make_bucket(f"bucket-{i}", name=str(i))
+        await hand.mounted(*mounts)
+        for i in range(10):
+            assert await in_thread((hand.shown(f"deep/er/{i}") / "name").read_text) == str(i)
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not found)
+        assert os.listdir(hand.stage.root + "/" + POD) == []
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_the_older_of_two_claims_for_one_place_wins(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        older, younger = wanted(storage, "a"), wanted(storage, "b", at="data/below")
+        hand.engine.set_wanted([older, younger])
+        found = await hand.until(lambda found: [r.phase for r in found] == [Phase.MOUNTED, Phase.CONFLICT])
+        assert found[1].reason == "MountpointTaken"
+        assert "test/a" in found[1].message
+        await hand.mounted(younger)
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_the_same_mount_may_come_back_while_it_is_going(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage)
+        for _ in range(3):
+            await hand.mounted(mount)
+            hand.engine.set_wanted([])
+        await hand.mounted(mount)
+        assert await in_thread((hand.shown() / "hello").read_text) == "hello from a\n"
+
+    play(playground, story)
+
+
+# --- what goes wrong
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_bucket_that_does_not_exist_is_said_and_is_mounted_once_it_does(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage, bucket="no-such-bucket", mounter=client)
+        found = await hand.failed(mount)
+        assert found.reason == "NoSuchBucket"
+        assert 'bucket "no-such-bucket" does not exist' in found.message
+        assert not hand.shown().exists()
+        storage.make_bucket("no-such-bucket", hello="now")
+        await hand.mounted(mount)
+
+    play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_wrong_secret_is_said_and_the_right_one_is_taken_up(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage, mounter=client)
+        found = await hand.failed(mount)
+        assert found.reason == "AccessDenied"
+        assert "secret-access-key" in found.message
+        await asyncio.to_thread(Path(hand.stage.credentials, names.SECRET_KEY).write_text, SECRET_KEY)
+        await hand.mounted(mount)
+
+    play(playground, story, **{names.ACCESS_KEY: ACCESS_KEY, names.SECRET_KEY: "wrong"})
+
+
+@pytest.mark.root
+def test_a_secret_without_a_key_names_the_key(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        found = await hand.failed(wanted(storage))
+        assert found.reason == "SecretKeyMissing"
+        assert "`secret-access-key`" in found.message
+
+    play(playground, story, **{names.ACCESS_KEY: ACCESS_KEY})
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_endpoint_that_refuses_or_does_not_resolve_is_said(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        refusing = await hand.failed_soon(wanted(storage, endpoint=f"http://127.0.0.1:{free_port()}", mounter=client))
+        assert refusing.reason == "EndpointUnreachable"
+        unknown = await hand.failed_soon(wanted(storage, spec="2", endpoint="http://no-such-host.invalid", mounter=client))
+        assert unknown.reason == "EndpointNotFound"
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_an_endpoint_that_does_not_speak_tls_is_said(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        found = await hand.failed_soon(wanted(storage, endpoint=f"https://127.0.0.1:{storage.port}"))
+        assert found.reason == "CertificateError"
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_parameters_that_no_client_may_see_are_refused(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        found = await hand.failed(wanted(storage, options="passwd_file=/etc/shadow"))
+        assert found.reason == "InvalidParameters"
+        assert "not allowed for s3fs" in found.message
+
+    play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_that_is_stopped_neither_holds_up_the_loop_nor_its_own_end(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        storage.make_bucket("bucket-b")
+        stopped, other = wanted(storage, mounter=client), wanted(storage, "b", at="other", bucket="bucket-b", mounter=client)
+        await hand.mounted(stopped, other)
+        os.kill(hand.client(stopped), signal.SIGSTOP)
+        await hand.mounted(other)
+        assert not hand.shown().exists()
+        await hand.until(lambda found: len(hand.tools.children._running) == 1, within=10)
+
+    play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_file_that_is_open_stays_usable_for_a_while_and_does_not_hold_the_mount_for_ever(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter=client))
+        file = await asyncio.to_thread((hand.shown() / "hello").open)
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: [r.reason for r in found] == ["FilesOpen"])
+        assert not hand.shown().exists()
+        assert await in_thread(file.read) == "hello from a\n"
+        await hand.until(lambda found: not found)
+        with pytest.raises(OSError, match="not connected"):
+            file.close()
+
+    play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_is_written_through_an_open_file_after_the_mount_has_gone_still_arrives(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter=client))
+        file = await asyncio.to_thread((hand.shown() / "log").open, "w")
+        await in_thread(lambda: file.write("begun\n"))
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not hand.shown().exists())
+        await in_thread(lambda: file.write("ended\n"))
+        await in_thread(file.close)
+        await hand.until(lambda found: not found)
+        assert (storage.directory / "bucket-a/log").read_text() == "begun\nended\n"
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_what_cannot_be_uploaded_is_reported_and_kept_and_arrives_later(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage, mounter="rclone")
+        await hand.mounted(mount)
+        await in_thread(lambda: os.listdir(hand.shown()))
+        storage.pause()
+        write = asyncio.create_task(in_thread(lambda: (hand.shown() / "precious").write_text("data")))
+        await hand.until_true(lambda: Path(hand.stage.cache, mount.source, "vfs/s3/bucket-a/precious").exists())
+        await write
+        os.kill(hand.client(mount), signal.SIGKILL)
+        hand.engine.set_wanted([])
+        (found,) = await hand.until(lambda found: [r.reason for r in found] == ["UnflushedData"])
+        assert found.phase is Phase.UNMOUNTING
+        storage.resume()
+        await hand.until(lambda found: not found)
+        assert (storage.directory / "bucket-a/precious").read_text() == "data"
+        assert os.listdir(hand.stage.cache) == []
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_what_an_earlier_life_left_is_cleared_before_anything_else(playground: str) -> None:
+    async def scene() -> None:
+        with serving(Path(playground, "s3")) as storage:
+            storage.make_bucket("bucket-a", hello="hello from a\n")
+            place = prepare(playground)
+            os.makedirs(f"{place.root}/{POD}/data/x")
+            os.makedirs(f"{place.root}/{POD}/foreign")
+            for path, source in ((f"{POD}/data/x", "dynvol-old-1"), (f"{POD}/foreign", "someone-elses")):
+                fusedaemon.mount(f"{place.root}/{path}", source=source)
+            async with engine(place) as hand:
+                assert [m.source for m in mountinfo.read().below(place.root)] == ["someone-elses"]
+                await hand.mounted(wanted(storage))
+
+    asyncio.run(scene())
+
+
+@pytest.mark.root
+def test_a_mountpoint_that_holds_something_else_is_reported_not_touched(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        hand.shown().symlink_to("/etc")
+        found = await hand.failed(wanted(storage))
+        assert found.reason == "MountpointInTheWay"
+        assert "symbolic link" in found.message
+        hand.shown().unlink()
+        await hand.mounted(wanted(storage))
+
+    play(playground, story)
+
+
+def _write_as(path: Path, *, uid: int, gid: int) -> bool:
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+    try:
+        path.write_text("text")
+    except PermissionError:
+        return False
+    return True
