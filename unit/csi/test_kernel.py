@@ -16,13 +16,13 @@ from grpclib.exceptions import GRPCError
 from dynvol.csi.kernel import KernelTargets
 from dynvol.csi.node import Standing
 from dynvol.csi.proto.csi import v1 as csi
-from dynvol.csi.requests import publication
+from dynvol.csi.requests import Node, publication
 from dynvol.csi.server import CsiServer
-from dynvol.mount import mountinfo, syscalls
+from dynvol.mount import mountinfo, propagation, syscalls
 from dynvol.mount.executor import MountExecutor
 from dynvol.mount.syscalls import MountFlag
 from unit.csi.wishes import OTHER_UID, POD_UID, context, node, publish_request, stats_request, target_path, unpublish_request
-from unit.mount.namespaces import run_isolated
+from unit.mount.namespaces import Namespace, run_isolated
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mounts")]
 
@@ -32,7 +32,7 @@ Scenario = Callable[["World"], Awaitable[None]]
 class World:
     def __init__(self, playground: Path, stub: csi.NodeStub, targets: KernelTargets) -> None:
         self.kubelet_dir = str(playground / "kubelet")
-        self.node = node(self.kubelet_dir, state_dir=str(playground / "state"))
+        self.node = _node(playground)
         self.stub = stub
         self.targets = targets
 
@@ -64,12 +64,18 @@ class World:
         return await self.stub.node_get_volume_stats(stats_request(self.kubelet_dir, pod_uid=pod_uid, volume=f"csi-{pod_uid}"))
 
 
+def _node(playground: Path) -> Node:
+    return node(str(playground / "kubelet"), state_dir=str(playground / "state"))
+
+
 @asynccontextmanager
 async def _world(playground: Path) -> AsyncIterator[World]:
     async with MountExecutor() as executor:
         targets = KernelTargets(executor)
-        here = node(str(playground / "kubelet"), state_dir=str(playground / "state"))
-        async with CsiServer(targets, node=here, version="1", drain=5) as server, Channel(path=str(server.endpoint)) as channel:
+        async with (
+            CsiServer(targets, node=_node(playground), version="1", drain=5) as server,
+            Channel(path=str(server.endpoint)) as channel,
+        ):
             yield World(playground, csi.NodeStub(channel), targets)
 
 
@@ -222,3 +228,31 @@ async def _is_abnormal(world: World, says: str) -> None:
     assert condition is not None
     assert condition.abnormal
     assert says in condition.message
+
+
+def test_what_a_node_process_in_a_container_publishes_is_the_hosts_and_receives_what_the_host_mounts(kubelet_dir: Path) -> None:
+    def host() -> None:
+        for name in ("kubelet", "state"):
+            (kubelet_dir / name).mkdir()
+            propagation.attach_bind(str(kubelet_dir / name), str(kubelet_dir / name), propagation=propagation.OWN_PEER_GROUP)
+        request = publish_request(str(kubelet_dir / "kubelet"))
+        target = Path(request.target_path)
+        target.parent.mkdir(parents=True)
+        bucket = Path(publication(request, node=_node(kubelet_dir)).directory) / "data"
+        with Namespace.copy() as container:
+            container.run(lambda: asyncio.run(_in_world(kubelet_dir, lambda world: world.stub.node_publish_volume(request))))
+            assert mountinfo.read().stack(str(target))[0].read_only
+            bucket.mkdir()
+            syscalls.mount(str(bucket), source="bucket", fstype="tmpfs")
+            (target / "data" / "written").write_text("through the view")
+            assert (bucket / "written").exists()
+            container.run(lambda: asyncio.run(_in_world(kubelet_dir, World.unpublish)))
+        assert not target.exists()
+        assert mountinfo.read().at(str(bucket)) is not None
+
+    run_isolated(host, playground=str(kubelet_dir), timeout=60)
+
+
+async def _in_world(playground: Path, scenario: Callable[[World], Awaitable[object]]) -> None:
+    async with _world(playground) as world:
+        await scenario(world)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -249,14 +248,6 @@ async def test_every_call_is_counted_with_its_code(world: World, kernel: Kernel)
         ("NodePublishVolume", "INVALID_ARGUMENT"),
         ("NodeUnpublishVolume", "DEADLINE_EXCEEDED"),
     ]
-
-
-async def test_requests_are_logged_without_their_secrets(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    request = publish_request()
-    request.secrets = {"access-key-id": "AKIA-hidden"}
-    with caplog.at_level(logging.DEBUG):
-        await world.node.node_publish_volume(request)
-    assert "AKIA-hidden" not in "".join(repr(record.__dict__) for record in caplog.records)
 
 
 async def test_kubelet_is_told_where_the_services_are(world: World) -> None:
