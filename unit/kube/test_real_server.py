@@ -18,7 +18,8 @@ from dynvol.kube import errors
 from dynvol.kube.client import KubeClient
 from dynvol.kube.events import EVENTS, EventRecorder, ObjectReference
 from dynvol.runtime import errors as runtime
-from dynvol.runtime.leader import LeaseRecord
+from dynvol.runtime.informer import Informer
+from dynvol.runtime.leader import LeaderElector, LeaseRecord
 from dynvol.runtime.source import Added, Bookmark, Deleted, Event, Modified
 from e2e.grounds import envtest
 
@@ -275,3 +276,55 @@ async def test_a_lease_has_one_holder(client: KubeClient, namespace: str) -> Non
     released = await lock.update(LeaseRecord(holder="", duration=0, acquired=at, renewed=at, transitions=1), version=taken.version)
     assert released.record.holder == ""
     assert (await client.get(LEASES, "leader", namespace=namespace)).spec.holder_identity is None
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_informer_knows_what_the_server_has(streaming: bool, client: KubeClient, namespace: str) -> None:
+    await client.create(SECRETS, secret("a"), namespace=namespace)
+    informer = Informer(client.source(SECRETS, namespace=namespace), name="secrets", streaming=streaming)
+    changes: asyncio.Queue[tuple[str, bool]] = asyncio.Queue()
+    informer.add_handler(lambda change: changes.put_nowait((change.key, change.new is not None)))
+    running = asyncio.create_task(informer.run(), name="informer")
+    async with asyncio.timeout(TIMEOUT):
+        await informer.synced()
+        assert [s.metadata.name for s in informer.store.values()] == ["a"]
+        await client.create(SECRETS, secret("b"), namespace=namespace)
+        await client.delete(SECRETS, "a", namespace=namespace)
+        told = [await changes.get() for _ in range(3)]
+    assert told == [(f"{namespace}/a", True), (f"{namespace}/b", True), (f"{namespace}/a", False)]
+    assert [s.metadata.name for s in informer.store.values()] == ["b"]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_of_two_candidates_one_leads_and_the_other_follows_when_it_leaves(client: KubeClient, namespace: str) -> None:
+    led: asyncio.Queue[str] = asyncio.Queue()
+    release = asyncio.Event()
+
+    async def campaign(name: str) -> None:
+        elector = LeaderElector(
+            client.lease_lock(namespace, "leader"),
+            name="test",
+            identity=name,
+            lease_duration=5,
+            renew_deadline=3,
+            retry_period=0.2,
+        )
+
+        async def work() -> None:
+            led.put_nowait(name)
+            await release.wait()
+
+        await elector.run(work)
+
+    async with asyncio.timeout(TIMEOUT), asyncio.TaskGroup() as tasks:
+        for name in ("n1", "n2"):
+            tasks.create_task(campaign(name), name=f"candidate {name}")
+        first = await led.get()
+        lease = await client.get(LEASES, "leader", namespace=namespace)
+        assert lease.spec.holder_identity == first
+        assert led.empty()
+        release.set()
+        assert await led.get() != first
+    assert not (await client.get(LEASES, "leader", namespace=namespace)).spec.holder_identity
