@@ -28,8 +28,8 @@ def always() -> bool:
 class CsiServer:
     """Serves CSI and kubelet's registration while it is entered.
 
-    `drain` is in seconds, and is granted twice on leaving: to calls in flight, then to mount work whose caller has gone. `ready`
-    is what Probe answers.
+    `drain` is in seconds, and is granted on leaving to each in turn: calls on the registration socket, calls on the CSI socket, and
+    mount work whose caller has gone. `ready` is what Probe answers.
     """
 
     def __init__(
