@@ -1,0 +1,132 @@
+"""Specs that the schemas must refuse, and the words in which they do. Held against whatever API server there is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+GOOD: dict[str, Any] = {
+    "mountpoint": "/data",
+    "selector": {},
+    "s3Config": {"bucket": "my-bucket", "endpoint": "https://play.min.io"},
+}
+
+
+def spec(**changed: Any) -> dict[str, Any]:
+    """The good one with fields replaced; None removes. `s3_x` is x of s3Config."""
+    result = copy.deepcopy(GOOD)
+    for key, value in changed.items():
+        place, name = (result["s3Config"], key.removeprefix("s3_")) if key.startswith("s3_") else (result, key)
+        place[name] = value
+        if value is None:
+            del place[name]
+    return result
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "the least": spec(),
+    "everything": spec(
+        readOnly=True,
+        storageProvider="s3",
+        storageProviderClass="s3-sample",
+        uid=1000,
+        gid=4294967294,
+        umask="0022",
+        selector={"matchLabels": {"app": "x"}, "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}]},
+        s3_prefix="datasets/imagenet",
+        s3_region="eu-central-1",
+        s3_pathStyle=False,
+    ),
+    "Unicode": spec(mountpoint="/daten/größe 数据"),
+    "names that begin with dots": spec(mountpoint="/.cache/...x"),
+    "the longest": spec(mountpoint=("/" + "x" * 255) * 4),
+    "an endpoint with a port": spec(s3_endpoint="http://minio.storage.svc:9000/"),
+    "an IPv6 endpoint": spec(s3_endpoint="http://[::1]:9000"),
+    "no endpoint": spec(s3_endpoint=None),
+    "empty strings": spec(s3_endpoint="", s3_region="", s3_prefix="", umask=""),
+    "a prefix with a slash at its end": spec(s3_prefix="a/b/"),
+}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no mountpoint": (spec(mountpoint=None), "spec.mountpoint: Required value"),
+    "an empty mountpoint": (spec(mountpoint=""), "spec.mountpoint"),
+    "the root": (spec(mountpoint="/"), "must not be / itself"),
+    "a relative mountpoint": (spec(mountpoint="data"), "must be absolute"),
+    "..": (spec(mountpoint="/a/../b"), "must not contain . or .. as a name"),
+    ".. at the end": (spec(mountpoint="/a/.."), "must not contain . or .. as a name"),
+    ".. at the beginning": (spec(mountpoint="/../a"), "must not contain . or .. as a name"),
+    ".": (spec(mountpoint="/a/./b"), "must not contain . or .. as a name"),
+    "//": (spec(mountpoint="//"), "must not contain //"),
+    "// within": (spec(mountpoint="/a//b"), "must not contain //"),
+    "a slash at the end": (spec(mountpoint="/a/"), "must not end with a slash"),
+    "5,000 characters": (spec(mountpoint="/" + "x" * 5000), "spec.mountpoint: Too long"),
+    "a long name": (spec(mountpoint="/" + "x" * 256), "at most 255 bytes"),
+    "a name long in bytes": (spec(mountpoint="/" + "ä" * 130), "at most 255 bytes"),
+    "a path long in bytes": (spec(mountpoint=("/" + "ä" * 120) * 5), "at most 1024 bytes"),
+    "a line break": (spec(mountpoint="/a\nb"), "must not contain control characters"),
+    "a null": (spec(mountpoint="/a\0b"), "must not contain control characters"),
+    "text that runs backwards": (spec(mountpoint="/a\u202eb"), "must not contain control characters"),
+    "a space of no width": (spec(mountpoint="/a\u200bb"), "must not contain control characters"),
+    "a line separator": (spec(mountpoint="/a\u2028b"), "must not contain control characters"),
+    "no selector": (spec(selector=None), "spec.selector: Required value"),
+    "In without values": (
+        spec(selector={"matchExpressions": [{"key": "a", "operator": "In"}]}),
+        "the operators In and NotIn need values",
+    ),
+    "Exists with values": (
+        spec(selector={"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["x"]}]}),
+        "the operators Exists and DoesNotExist take no values",
+    ),
+    "an unknown operator": (
+        spec(selector={"matchExpressions": [{"key": "a", "operator": "Has"}]}),
+        'operator: Unsupported value: "Has"',
+    ),
+    "a label's value that cannot be": (spec(selector={"matchLabels": {"a": "b c"}}), "spec.selector.matchLabels.a"),
+    "no configuration": (spec(s3Config=None), "give exactly one provider configuration"),
+    "a provider without its configuration": (
+        spec(s3Config=None, storageProvider="s3"),
+        "storageProvider is s3, so the configuration must be given in s3Config",
+    ),
+    "an unknown provider": (spec(storageProvider="floppy"), 'spec.storageProvider: Unsupported value: "floppy"'),
+    "a class that cannot be": (spec(storageProviderClass="A_b"), "spec.storageProviderClass"),
+    "a class with a path": (spec(storageProviderClass="../x"), "spec.storageProviderClass"),
+    "no bucket": (spec(s3_bucket=None), "spec.s3Config.bucket: Required value"),
+    "a short bucket": (spec(s3_bucket="ab"), "spec.s3Config.bucket"),
+    "a bucket in capitals": (spec(s3_bucket="My-Bucket"), "is no bucket name: use lower-case letters"),
+    "a bucket with an option": (spec(s3_bucket="a,allow_root"), "is no bucket name: use lower-case letters"),
+    "a bucket that looks like an option": (spec(s3_bucket="-o-x"), "is no bucket name: use lower-case letters"),
+    "a bucket with a path": (spec(s3_bucket="a/b/c"), "is no bucket name: use lower-case letters"),
+    "a bucket with two dots": (spec(s3_bucket="a..b"), "two dots must not follow each other"),
+    "a bucket that is an address": (spec(s3_bucket="192.168.1.1"), "it has the form of an IP address"),
+    "a reserved bucket": (spec(s3_bucket="xn--abc"), "is reserved"),
+    "an endpoint without scheme": (spec(s3_endpoint="play.min.io"), "must be a URL that begins with https:// or http://"),
+    "an endpoint of another scheme": (spec(s3_endpoint="file:///etc"), "must be a URL that begins with https:// or http://"),
+    "an endpoint with a password": (spec(s3_endpoint="https://a:b@host"), "without user, path, query or fragment"),
+    "an endpoint with a query": (spec(s3_endpoint="https://host/?a=b"), "without user, path, query or fragment"),
+    "an endpoint with a path": (spec(s3_endpoint="https://host/a"), "without user, path, query or fragment"),
+    "an endpoint with an option": (spec(s3_endpoint="https://host,allow_root"), "without user, path, query or fragment"),
+    "a prefix that is absolute": (spec(s3_prefix="/a"), "must not begin with a slash"),
+    "a prefix with ..": (spec(s3_prefix="a/../b"), "must not contain . or .. as a name"),
+    "a prefix with a line break": (spec(s3_prefix="a\nb"), "must not contain control characters"),
+    "a prefix with a backslash": (spec(s3_prefix="a\\b"), "must not contain a backslash"),
+    "a region with a blank": (spec(s3_region="eu west"), "is no region"),
+    "a negative uid": (spec(uid=-1), "spec.uid"),
+    "a uid that Linux reserves": (spec(uid=4294967295), "spec.uid"),
+    "a umask in decimal": (spec(umask="0098"), "octal digits"),
+    "a umask that YAML took for a number": (spec(umask=18), "spec.umask"),
+    "a string for a boolean": (spec(readOnly="yes"), "spec.readOnly"),
+}
+
+KEY = "dynamicvolume.csi.cloudnative101.net"
+CREDENTIALS = {f"{KEY}/storage-provider-secret-name": "s", f"{KEY}/storage-provider-secret-namespace": "n"}
+
+CLASSES_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no provider": ({"parameters": CREDENTIALS}, "spec.provider: Required value"),
+    "an unknown provider": ({"provider": "floppy", "parameters": CREDENTIALS}, 'Unsupported value: "floppy"'),
+    "no credentials": ({"provider": "s3"}, "the provider s3 needs credentials"),
+    "half of them": (
+        {"provider": "s3", "parameters": {f"{KEY}/storage-provider-secret-name": "s"}},
+        "the provider s3 needs credentials",
+    ),
+    "a number for a parameter": ({"provider": "s3", "parameters": {**CREDENTIALS, f"{KEY}/mount-cpu-limit": 1}}, "mount-cpu-limit"),
+}
