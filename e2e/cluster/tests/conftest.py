@@ -65,6 +65,12 @@ class Space:
     async def logs(self, name: str, **params: str) -> str:
         return await self.api.text(self.pods(name, "log"), **params)
 
+    def on_node(self, node: str, place: str) -> Path:
+        """A path as the node sees it, mounts and all."""
+        machine = self.cluster.machine(node)
+        assert machine is not None
+        return Path(f"/proc/{machine.pid}/root{place}")
+
     async def events(self, name: str) -> list[tuple[str, str]]:
         """(reason, message) of the Events about a pod."""
         url = path("v1", "events", namespace=self.name)

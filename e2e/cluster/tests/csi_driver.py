@@ -44,33 +44,54 @@ class Driver:
         return wire.NodeCapabilities()
 
     async def publish(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        target = Path(request.target_path)
-        asked = {
-            "id": request.volume_id,
-            "readonly": request.readonly,
-            "context": dict(request.volume_context),
-            "secrets": dict(request.secrets),
-            "parent_there": target.parent.is_dir(),
-            "target_there": target.exists(),
-            "mode": request.volume_capability.access_mode.mode,
-        }
+        asked = _asked(request)
         print("publish", json.dumps(asked), flush=True)
         code = asked["context"].get("fail")
-        if code and Path(f"/fail-{self.name}").exists():
+        if code and _exists(f"/fail-{self.name}"):
             await context.abort(grpc.StatusCode[code], "told to fail")
-        target.mkdir()
-        mounts.tmpfs(target)
-        (target / "asked.json").write_text(json.dumps(asked))
+        _mount(Path(request.target_path), asked)
         return wire.Empty()
 
     async def unpublish(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        target = Path(request.target_path)
         print("unpublish", request.volume_id, flush=True)
-        if mounts.is_mounted(target):
-            mounts.unmount(target)
-        with contextlib.suppress(FileNotFoundError):
-            target.rmdir()
+        _unmount(Path(request.target_path))
         return wire.Empty()
+
+
+def _asked(request: Any) -> dict[str, Any]:
+    """All that kubelet said, and what it had made by then."""
+    target = Path(request.target_path)
+    return {
+        "id": request.volume_id,
+        "readonly": request.readonly,
+        "context": dict(request.volume_context),
+        "secrets": dict(request.secrets),
+        "parent_there": target.parent.is_dir(),
+        "target_there": target.exists(),
+        "mode": request.volume_capability.access_mode.mode,
+    }
+
+
+def _exists(file: str) -> bool:
+    return Path(file).exists()
+
+
+def _mount(target: Path, asked: dict[str, Any]) -> None:
+    target.mkdir()
+    mounts.tmpfs(target)
+    (target / "asked.json").write_text(json.dumps(asked))
+
+
+def _unmount(target: Path) -> None:
+    if mounts.is_mounted(target):
+        mounts.unmount(target)
+    with contextlib.suppress(FileNotFoundError):
+        target.rmdir()
+
+
+def _make_way(socket: Path) -> None:
+    socket.parent.mkdir(parents=True, exist_ok=True)
+    socket.unlink(missing_ok=True)
 
 
 def _service(name: str, methods: dict[str, tuple[Handler, Any]]) -> grpc.GenericRpcHandler:
@@ -84,8 +105,7 @@ def _service(name: str, methods: dict[str, tuple[Handler, Any]]) -> grpc.Generic
 
 
 async def _serve(socket: Path, *services: grpc.GenericRpcHandler) -> grpc.aio.Server:
-    socket.parent.mkdir(parents=True, exist_ok=True)
-    socket.unlink(missing_ok=True)
+    _make_way(socket)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers(services)
     server.add_insecure_port(f"unix:{socket}")
