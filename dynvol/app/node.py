@@ -54,7 +54,7 @@ from dynvol.mount import paths
 from dynvol.mount.executor import MountExecutor
 from dynvol.mount.watch import MountWatcher
 from dynvol.observe import logs
-from dynvol.observe.health import Health, Unwell, holds
+from dynvol.observe.health import Health, holds
 from dynvol.observe.metrics import Metrics
 from dynvol.observe.server import serve
 from dynvol.runtime.errors import LeadershipLost
@@ -186,12 +186,8 @@ class _NodeProcess:
         )
 
     def _check(self, csi: CsiServer, client: KubeClient, view: NodeView) -> None:
-        async def kubelet_reaches_us() -> None:
-            if problems := await csi.problems():
-                raise Unwell("; ".join(problems))
-
         ready = self._health.ready
-        ready.add("csi", kubelet_reaches_us)
+        ready.add("csi", csi.check)
         ready.add("api-server", client.ping)
         for informer in (view.pods, view.mount_pods, view.claims, view.classes):
             ready.add(f"cache-{informer.name}", holds(lambda i=informer: i.has_synced, "has not synced yet"))  # type: ignore[misc]
