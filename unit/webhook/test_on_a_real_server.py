@@ -25,6 +25,7 @@ from e2e.grounds.envtest import EnvTest, assets, free_ports
 CONFIG = Path(__file__).parents[2] / "config"
 DEADLINE = 30.0
 SECRET = "dynvol-webhook-certificate"
+CONFIGURATIONS = ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -136,6 +137,11 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     assert directory is not None
     async with EnvTest(directory, tmp_path_factory.mktemp("control-plane")) as plane:
         kubectl = Kubectl(plane.kubeconfig)
+        await kubectl.ok("apply", "-k", str(CONFIG / "default"))
+        for kind in CONFIGURATIONS:
+            await kubectl.ok("delete", kind, "dynvol-webhook")
+        await kubectl.apply(namespace("apps"))
+        await kubectl.ok("wait", "--for=condition=Established", "crd", "--all")
         https, metrics = free_ports(2)
         settings = WebhookSettings(
             listen=("127.0.0.1", https),
@@ -144,11 +150,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             host_names=("127.0.0.1",),
             configurations="dynvol-webhook",
             secret=SECRET,
-            kubeconfig=plane.kubeconfig,
+            kubeconfig=await _kubeconfig_of_the_account(kubectl),
         )
-        await kubectl.ok("apply", "-k", str(CONFIG / "crd"))
-        await kubectl.apply(namespace(names.NAMESPACE), namespace("apps"))
-        await kubectl.ok("wait", "--for=condition=Established", "crd", "--all")
         # The configurations come while the webhook waits for them.
         async with webhook(settings):
             await kubectl.apply(*configurations(https))
@@ -158,9 +161,18 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             yield world
 
 
+async def _kubeconfig_of_the_account(kubectl: Kubectl) -> Path:
+    """The webhook runs with the rights that config/rbac grants it, and no others."""
+    token = await kubectl.ok("create", "token", "dynvol-webhook", "-n", names.NAMESPACE)
+    config = json.loads(kubectl.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token.strip()}
+    path = kubectl.kubeconfig.with_name("webhook.kubeconfig")
+    path.write_text(json.dumps(config))
+    return path
+
+
 async def _trusted(kubectl: Kubectl) -> bool:
-    kinds = ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
-    found = [await kubectl.json("get", kind, "dynvol-webhook") for kind in kinds]
+    found = [await kubectl.json("get", kind, "dynvol-webhook") for kind in CONFIGURATIONS]
     return all(hook["clientConfig"].get("caBundle") for configuration in found for hook in configuration["webhooks"])
 
 
@@ -288,5 +300,4 @@ async def test_without_a_webhook_only_pods_that_opted_in_are_held_up(world: Worl
         claim = yaml.safe_load((CONFIG / "samples" / "claim.yaml").read_text())
         await world.kubectl.apply({**claim, "metadata": {"name": "while-away", "namespace": "apps"}})
     finally:
-        kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
-        await world.kubectl.ok("delete", kinds, "nobody-listens")
+        await world.kubectl.ok("delete", ",".join(CONFIGURATIONS), "nobody-listens")
