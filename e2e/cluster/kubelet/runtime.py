@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from e2e.cluster import cgroups, children, mounts
 from e2e.cluster.kubelet import oci
 
 SHIM = Path(__file__).with_name("shim.py")
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ class Runtime:
             upper=container.directory / "upper",
             work=container.directory / "work",
         )
+        _open_the_way(container.directory / "rootfs")
 
     def log_of(self, namespace: str, pod: str, uid: str, name: str, attempt: int) -> Path:
         return self._logs / f"{namespace}_{pod}_{uid}" / name / f"{attempt}.log"
@@ -261,3 +264,15 @@ def _write_json(path: Path, value: object) -> None:
 def _remove_trees(trees: Sequence[Path]) -> None:
     for tree in trees:
         shutil.rmtree(tree, ignore_errors=True)
+
+
+def _open_the_way(rootfs: Path) -> None:
+    """Let users other than root reach the interpreter and the checkout, which on this machine may lie in root's home.
+
+    The overlay keeps the change to itself. An image would have its programs where everybody may run them.
+    """
+    for tree in (PROJECT, Path(sys.prefix), Path(sys.base_prefix)):
+        for folder in (tree, *tree.parents):
+            inside = rootfs / folder.relative_to("/")
+            if inside.is_dir() and not (mode := inside.stat().st_mode) & stat.S_IXOTH:
+                inside.chmod(stat.S_IMODE(mode) | stat.S_IXOTH | stat.S_IXGRP)
