@@ -6,12 +6,16 @@ whatever it comes from, is read again for as long as the connection lives (`cred
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
 
 from . import errors
 from .connection import Connection, RequestMetrics, Unmeasured
@@ -22,6 +26,8 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 POOL_SIZE: Final = 64
 """Connections: a node process has some ten watches, each with one of its own, and a few workers per controller."""
+READ_BUFFER: Final = 2 * 1024 * 1024
+"""Bytes; what kubernetes_asyncio has."""
 
 
 @asynccontextmanager
@@ -44,7 +50,7 @@ async def connect(
     try:
         if kubeconfig is None:
             token = _from_service_account(configuration, library, directory=service_account, environment=environment)
-            transport = library.rest.RESTClientObject(configuration)
+            transport = _transport(configuration, library)
         else:
             token, transport = await _from_kubeconfig(configuration, library, path=kubeconfig)
     except Exception as error:
@@ -75,7 +81,7 @@ async def _from_kubeconfig(configuration: Any, library: Library, *, path: Path) 
             loader = await library.kubeconfig.load_kube_config(
                 config_file=str(path), client_configuration=configuration, persist_config=False, temp_file_path=scratch
             )
-            return _token_of(loader, directory=path.parent), library.rest.RESTClientObject(configuration)
+            return _token_of(loader, directory=path.parent), _transport(configuration, library)
         finally:
             library.kubeconfig._cleanup_temp_files()
 
@@ -87,6 +93,24 @@ def _token_of(loader: Any, *, directory: Path) -> Token:
     if user is not None and user.safe_get("tokenFile"):
         return Token(token_file(directory / user["tokenFile"]))
     return Token(None)
+
+
+def _transport(configuration: Any, library: Library) -> Any:
+    """Like kubectl, and unlike aiohttp, it does not go through the environment's proxies to reach the loopback address."""
+    transport = library.rest.RESTClientObject(configuration)
+    if configuration.proxy or not _is_loopback(urlsplit(configuration.host).hostname or ""):
+        return transport
+    session = transport.pool_manager
+    transport.pool_manager = aiohttp.ClientSession(connector=session.connector, read_bufsize=READ_BUFFER)
+    session.detach()
+    return transport
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _unusable(kubeconfig: Path | None, service_account: Path, error: BaseException) -> str:

@@ -6,7 +6,9 @@ refusals, and nothing is tried again: back-off lives in `dynvol.runtime`'s queue
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -183,7 +185,18 @@ class _Translation:
         match error:
             case TimeoutError():
                 raise errors.Unreachable(f"{self._request}: no answer from {self._host} in time") from error
-            case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-                raise errors.Unreachable(f"{self._request}: TLS with {self._host} failed: {error}") from error
             case aiohttp.ClientError() | OSError():
-                raise errors.Unreachable(f"{self._request}: {self._host} cannot be reached: {error}") from error
+                raise errors.Unreachable(f"{self._request}: {self._host} cannot be reached: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """The reason in words, without the addresses of objects and the tuples that the library's own text has."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as refused):
+            return f"its certificate is not trusted: {refused.verify_message}"
+        case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError() | TimeoutError() as failed) if failed.errno:
+            return os.strerror(failed.errno)
+        case aiohttp.ClientConnectorError(os_error=failed):
+            return failed.strerror or str(failed)
+        case _:
+            return str(error) or type(error).__name__

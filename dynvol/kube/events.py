@@ -224,6 +224,9 @@ class EventRecorder:
             self._wake.clear()
             while found := self._notes.next():
                 await self._write(*found)
+            if self._notes.dropped:
+                log.warning("events were lost: there were more than could be written", extra={"lost": self._notes.dropped})
+                self._notes.dropped = 0
             self._idle.set()
 
     async def _write(self, note: _Note, before: _Written | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from blockbuster import blockbuster_ctx
 
 from dynvol.api.claim import ClaimStatus
 from dynvol.api.resources import CLAIMS, CLASSES, NODES, PODS, SECRETS
@@ -119,7 +120,7 @@ async def test_no_server_is_unreachable(tmp_path: Path) -> None:
     async with serving(Script()) as url:
         pass
     async with KubeClient.connect(kubeconfig(tmp_path / "kubeconfig", url)) as client:
-        with pytest.raises(errors.Unreachable, match="cannot be reached") as caught:
+        with pytest.raises(errors.Unreachable, match="cannot be reached: Connection refused") as caught:
             await client.get(PODS, "web", namespace="ns")
     assert caught.value.retryable
 
@@ -200,3 +201,12 @@ async def test_nothing_logs_a_body(client: KubeClient, script: Script, caplog: p
     assert secret.data == {"key": b"hunter2"}
     assert "aHVudGVyMg" not in caplog.text
     assert "hunter2" not in caplog.text
+
+
+async def test_no_request_blocks_the_event_loop(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    script.then(says({"metadata": {"resourceVersion": "1"}, "items": [pod()]}))
+    async with serving(script) as url, KubeClient.connect(kubeconfig(tmp_path / "k", url, user={"tokenFile": "token"})) as client:
+        with blockbuster_ctx("dynvol"):
+            await client.list(PODS)
+    assert script.seen[0].headers["Authorization"] == "Bearer t"

@@ -64,7 +64,7 @@ async def test_a_server_with_a_foreign_certificate_is_not_spoken_to(authority: A
         serving(script, tls=server_context(authority, tmp_path)) as url,
         KubeClient.connect(kubeconfig(tmp_path / "k", url, user={"token": "t"}, cluster=other)) as client,
     ):
-        with pytest.raises(errors.Unreachable, match="TLS"):
+        with pytest.raises(errors.Unreachable, match="its certificate is not trusted"):
             await client.get(PODS, "web", namespace="ns")
     assert script.seen == []
 
@@ -95,6 +95,29 @@ async def test_a_credential_plugin_is_asked(script: Script, tmp_path: Path) -> N
     async with serving(script) as url, KubeClient.connect(kubeconfig(tmp_path / "k", url, user={"exec": plugin})) as client:
         await client.get(PODS, "web", namespace="ns")
     assert script.seen[0].headers["Authorization"] == "Bearer from-plugin"
+
+
+async def test_the_loopback_address_is_reached_without_a_proxy(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    script.then(says(pod()))
+    async with serving(script) as url, KubeClient.connect(kubeconfig(tmp_path / "k", url)) as client:
+        await client.get(PODS, "web", namespace="ns")
+    assert len(script.seen) == 1
+
+
+async def test_any_other_address_is_reached_through_the_environments_proxy(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.then(says(pod()))
+    async with serving(script) as url:
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setenv("NO_PROXY", "")
+        async with KubeClient.connect(kubeconfig(tmp_path / "k", "http://api.example:6443")) as client:
+            await client.get(PODS, "web", namespace="ns")
+    assert script.seen[0].headers["Host"] == "api.example:6443"
 
 
 def service_account(directory: Path, authority: Authority, *, token: str) -> Path:
