@@ -122,7 +122,7 @@ class KubeClient:
         namespace: str = "",
         subresource: str = "",
     ) -> T:
-        """RFC 6902: all or nothing. `Invalid` where a `test` does not hold or a path is not there."""
+        """RFC 6902: all or nothing. `Invalid` where a `test` fails or a path is missing; the server does not say which."""
         path = object_path(resource, name, namespace=namespace, subresource=subresource)
         return await self._send("PATCH", path, resource, body=operations, content_type=JSON_PATCH)
 
