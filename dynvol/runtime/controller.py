@@ -55,6 +55,10 @@ class Synced(Protocol):
     async def synced(self) -> None: ...
 
 
+class Removable(Protocol):
+    def remove(self) -> None: ...
+
+
 class Controller:
     """Workers around a queue. Say what to `watch`, then `run` once."""
 
@@ -65,7 +69,7 @@ class Controller:
         *,
         workers: int = 2,
         deadline: float = 60.0,
-        sync_deadline: float = 120.0,
+        sync_deadline: float | None = 120.0,
         limiter: Limiter[str] | None = None,
         metrics: ReconcileMetrics = UNMEASURED,
         queue_metrics: QueueMetrics = UNMEASURED,
@@ -79,6 +83,7 @@ class Controller:
         self._metrics = metrics
         self._queue: WorkQueue[str] = WorkQueue(name=name, limiter=limiter, metrics=queue_metrics)
         self._awaited: dict[Synced, None] = {}
+        self._registrations: list[Removable] = []
         metrics.workers(name, active=0, limit=workers)
 
     def watch(
@@ -101,7 +106,7 @@ class Controller:
                 for key in dict.fromkeys(key for state in states for key in keys(state)):
                     self._queue.add(key, later=change.initial)
 
-        informer.add_handler(enqueue)
+        self._registrations.append(informer.add_handler(enqueue))
 
     def enqueue(self, key: str, *, after: float = 0.0) -> None:
         """Reconcile `key` in so many seconds at the latest; sooner, and then not again, if something else asks for it."""
@@ -112,12 +117,17 @@ class Controller:
         self._queue.shut_down()
 
     async def run(self) -> None:
-        """Wait for the caches, then work. Raises `SyncTimeout` where they take too long."""
-        await self._caches()
-        log.info("starting workers", extra={"controller": self.name, "workers": self._workers})
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._workers):
-                group.create_task(self._work(), name=f"{self.name}-worker-{number}")
+        """Wait for the caches, then work. Raises `SyncTimeout` where they take longer than `sync_deadline`; None: never."""
+        try:
+            await self._caches()
+            log.info("starting workers", extra={"controller": self.name, "workers": self._workers})
+            async with asyncio.TaskGroup() as group:
+                for number in range(self._workers):
+                    group.create_task(self._work(), name=f"{self.name}-worker-{number}")
+        finally:
+            # The informers may outlive this: a leader's controllers end with its term.
+            for registration in self._registrations:
+                registration.remove()
 
     async def _caches(self) -> None:
         try:
@@ -127,7 +137,7 @@ class Controller:
         except TimeoutError:
             missing = ", ".join(informer.name for informer in self._awaited if not informer.has_synced)
             raise SyncTimeout(
-                f"{self.name}: no first list of {missing} in {self._sync_deadline:.0f} s; the log says what list and watch met"
+                f"{self.name}: no first list of {missing} in {self._sync_deadline} s; the log says what list and watch met"
             ) from None
 
     async def _work(self) -> None:

@@ -234,8 +234,6 @@ class LeaderElector:
         clock = asyncio.get_running_loop().time
         record = self._next_record()
         sent_at = clock()
-        # Uncertain until answered: a write that is cancelled half-way may have been made.
-        self._certain = False
         if self._seen is None:
             written = await self._lock.create(record)
         else:

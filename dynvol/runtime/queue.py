@@ -20,7 +20,7 @@ The queue does not know what is done with a key, nor whether that went well.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -60,8 +60,8 @@ class WorkQueue(Generic[K]):
         self._queued_later: OrderedDict[K, None] = OrderedDict()
         # What will be added in time. None of it is dirty.
         self._delayed: dict[K, asyncio.TimerHandle] = {}
-        # Those who wait in `get`. Each future is pending, or its getter is about to leave this line by itself.
-        self._getters: deque[asyncio.Future[None]] = deque()
+        # Those who wait in `get`, in line. Each future is pending, or cancelled and its getter about to leave.
+        self._getters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._shutting_down = False
         metrics.register(name, self)
 
@@ -170,7 +170,7 @@ class WorkQueue(Generic[K]):
 
     def _wake_one(self) -> None:
         while self._getters:
-            getter = self._getters.popleft()
+            getter, _ = self._getters.popitem(last=False)
             if not getter.done():
                 getter.set_result(None)
                 return
@@ -178,12 +178,12 @@ class WorkQueue(Generic[K]):
     async def _wake_up(self) -> None:
         """Wait for a wake-up: it is worth looking again, though a newcomer may have been quicker."""
         getter = asyncio.get_running_loop().create_future()
-        self._getters.append(getter)
+        self._getters[getter] = None
         try:
             await getter
         except asyncio.CancelledError:
             if getter.cancelled():
-                self._getters.remove(getter)
+                self._getters.pop(getter, None)
             else:
                 # Woken and cancelled before it could run. The wake-up was for a key, and the key still wants somebody.
                 self._wake_one()

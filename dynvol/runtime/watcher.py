@@ -296,7 +296,7 @@ def _list_instead(state: Streaming) -> Listing:
 
 
 def _list_from(version: str) -> Listing:
-    # A limit together with a version asks for exactly that version, and of the data store; without, for the cache.
+    # With a version and a limit, kube-apiserver asks its data store; with a version alone, its cache, which is what it is for.
     return Listing(version, limit=PAGE_SIZE if version == MOST_RECENT else NO_LIMIT)
 
 

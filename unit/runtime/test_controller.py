@@ -191,6 +191,17 @@ async def test_a_terminal_error_is_not_retried_until_something_changes() -> None
         assert reconciler.keys == ["a", "a"]
 
 
+async def test_after_a_terminal_error_failures_are_forgotten() -> None:
+    reconciler = Reconciler(a=[ValueError(), ValueError(), TerminalError(), ValueError()])
+    controller = a_controller(reconciler)
+    async with running(controller.run()):
+        controller.enqueue("a")
+        await pass_time(1)
+        controller.enqueue("a")
+        await pass_time(1)
+    assert reconciler.times("a") == pytest.approx([0.0, 0.005, 0.015, 1.0, 1.005])
+
+
 async def test_terminal_errors_in_a_group_are_terminal_only_if_all_are() -> None:
     both = ExceptionGroup("two", [TerminalError(), ExceptionGroup("inner", [TerminalError()])])
     one = ExceptionGroup("two", [TerminalError(), Unavailable()])
@@ -405,6 +416,28 @@ async def test_a_controller_that_is_shut_down_finishes_what_is_queued_and_ends()
         controller.enqueue("c")
         await task
     assert done == ["a", "b"]
+
+
+async def test_a_controller_that_has_ended_hears_nothing_more() -> None:
+    server, measured = Collection(), Measured()
+    async with controlling(server, Reconciler()) as informer:
+        controller = a_controller(Reconciler(), queue_metrics=measured)
+        controller.watch(informer, name)
+        async with running(controller.run()):
+            server.put("a")
+            await settle()
+        server.put("b")
+        await settle()
+        assert measured.counts["added"] == 1
+
+
+async def test_without_a_deadline_a_controller_waits_for_its_caches_as_long_as_it_takes() -> None:
+    server, reconciler = Collection(), Reconciler()
+    server.put("a")
+    server.fail("watch", *[Unavailable()] * 100)
+    async with controlling(server, reconciler, sync_deadline=None):
+        await pass_time(24 * 3600)
+        assert reconciler.keys == ["a"]
 
 
 # What it tells

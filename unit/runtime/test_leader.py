@@ -81,13 +81,12 @@ class Door:
         await asyncio.sleep(self.delay)
         if self.shut:
             raise Refused("connection refused")
-        if self.stuck:
+        while self.stuck:
             try:
                 await asyncio.sleep(10_000)
             except asyncio.CancelledError:
                 if not self.swallows_cancel:
                     raise
-                await asyncio.sleep(10_000)
 
     async def _answer(self, written: ObservedLease) -> ObservedLease:
         if self.loses_answers:
@@ -115,11 +114,18 @@ class Work:
                 raise self.fails
         except asyncio.CancelledError:
             self.cancels += 1
-            await asyncio.sleep(self.stops_in)
+            await self._clean_up()
             raise
         finally:
             self.running = False
             self.spans.append((began, now()))
+
+    async def _clean_up(self) -> None:
+        try:
+            await asyncio.sleep(self.stops_in)
+        except asyncio.CancelledError:
+            self.cancels += 1
+            raise
 
 
 def now() -> float:
@@ -263,6 +269,19 @@ async def test_a_leader_that_cannot_renew_stops_before_anyone_else_may_start() -
     assert first_of_theirs >= last_renewal + 15.0
 
 
+async def test_a_leader_counts_from_when_it_sent_its_renewal_and_not_from_the_answer() -> None:
+    work = Work()
+    door = Door(Lease(), delay=2.0)
+    async with running(lost(a_candidate(door).run(work))):
+        await pass_time(4.1)
+        assert work.running
+        door.shut = True
+        await pass_time(30)
+    # Looked at 0, sent at 2, answered at 4.
+    ((_, ended),) = work.spans
+    assert ended == pytest.approx(12.0, abs=0.1)
+
+
 async def lost(run: Any) -> None:
     with pytest.raises(LeadershipLost):
         await run
@@ -306,6 +325,7 @@ async def test_renewals_that_all_hang_cost_the_lead_in_time(swallows_cancel: boo
         assert run.done()
     ((_, ended),) = work.spans
     assert ended == pytest.approx(10.0, abs=0.1)
+    door.swallows_cancel = False
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         await cancelled(task)
 
@@ -335,10 +355,13 @@ async def test_work_that_still_runs_when_others_may_lead_is_reported_once() -> N
     lease, work = Lease(), Work(stops_in=60.0)
     door = Door(lease)
     elector = a_candidate(door, overrun=lambda: overruns.append(now()))
-    async with running(lost(elector.run(work))):
+    async with running(lost(elector.run(work))) as run:
         await settle()
         door.shut = True
-        await pass_time(100)
+        await pass_time(20)
+        # It looks again, and finds nothing new.
+        run.cancel()
+        await pass_time(80)
     assert overruns == pytest.approx([15.0], abs=0.1)
     assert work.cancels == 1
 

@@ -123,6 +123,7 @@ async def test_after_shut_down_adds_of_any_kind_are_ignored() -> None:
     queue.add_after("b", 1.0)
     queue.add_after("c", 0.0)
     queue.add_rate_limited("d")
+    assert not queue._delayed
     await asyncio.sleep(60)
     assert len(queue) == 0
 
@@ -295,6 +296,14 @@ async def test_a_live_event_brings_a_listed_key_forward() -> None:
     assert await drain(queue) == ["b", "a", "c"]
 
 
+async def test_being_listed_twice_brings_nothing_forward() -> None:
+    queue = a_queue()
+    queue.add("a", later=True)
+    queue.add("a", later=True)
+    queue.add("live")
+    assert await drain(queue) == ["live", "a"]
+
+
 async def test_a_list_does_not_hold_back_a_key_that_is_live() -> None:
     queue = a_queue()
     queue.add("a")
@@ -325,6 +334,24 @@ async def test_a_getter_that_is_cancelled_while_it_waits_costs_nobody_a_key() ->
         await cancelled(first)
         queue.add("a")
         assert await asyncio.wait_for(second, 1.0) == "a"
+
+
+async def test_a_getter_that_was_just_cancelled_is_not_woken() -> None:
+    queue = a_queue()
+    async with running(queue.get()) as first, running(queue.get()) as second:
+        await settle()
+        # It has not yet run to leave the line.
+        first.cancel()
+        queue.add("a")
+        assert await asyncio.wait_for(second, 1.0) == "a"
+
+
+async def test_getters_that_were_cancelled_are_not_remembered() -> None:
+    queue = a_queue()
+    for _ in range(10):
+        async with running(queue.get()):
+            await settle()
+    assert not queue._getters
 
 
 async def test_a_newcomer_that_is_quicker_than_a_woken_getter_leaves_that_waiting() -> None:

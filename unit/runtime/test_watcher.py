@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dynvol.runtime.errors import Expired, Throttled, Unavailable
-from dynvol.runtime.source import Bookmark, Page, Unreadable
+from dynvol.runtime.source import Bookmark, Event, Page, Unreadable
 from dynvol.runtime.watcher import Applied, Completed, Effect, Watcher, Watching
 
-from .collection import Collection, OldServer, Thing, WatchAsked
+from .collection import Collection, OldServer, Stream, Thing, WatchAsked
 from .measured import Measured
 from .tasks import pass_time, running, settle
 
@@ -153,6 +153,22 @@ async def test_a_watch_that_goes_on_a_little_after_the_servers_deadline_is_given
         await pass_time(2)
         assert [asked.version for asked in server.watches] == ["100", "100"]
         assert (told.lists, server.watchers) == (1, 1)
+
+
+async def test_a_watch_that_the_server_never_ends_is_given_up_however_busy_it_is() -> None:
+    class Endless(Collection):
+        def _events(self, stream: Stream, timeout: float) -> AsyncIterator[Event[Thing]]:
+            return super()._events(stream, FOR_EVER)
+
+    server = Endless()
+    async with watching(server) as told:
+        for _ in range(32):
+            await pass_time(10)
+            server.put("a")
+        await settle()
+        assert len(server.watches) == 2
+        assert len(told.names) == 32
+        assert told.lists == 1
 
 
 async def test_a_list_that_hangs_is_given_up() -> None:
