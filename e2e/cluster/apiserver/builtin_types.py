@@ -20,7 +20,7 @@ import msgspec
 from e2e.cluster.apiserver.resources import BUILT_IN, Resource
 from e2e.cluster.apiserver.status import Object
 
-FORMAT = 4
+FORMAT = 5
 """Counts up when what this module derives changes, so that a file of an older make is not used."""
 
 QUANTITIES = {
@@ -168,7 +168,7 @@ def _definition(name: str, model: Any) -> Object:
         properties[json_name] = _described(_property(name, json_name, type_name), accessor.fget.__doc__)
         if any("must not be `None`" in str(constant) for constant in accessor.fset.__code__.co_consts):
             required.append(json_name)
-    definition: Object = {"type": "object", "properties": properties}
+    definition: Object = {"type": "object", "properties": properties, "x-go-type": re.sub(r"^([A-Z][a-z]+)?V1", "", name)}
     if required:
         definition["required"] = required
     if name in ATOMIC:

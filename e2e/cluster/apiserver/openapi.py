@@ -123,7 +123,7 @@ def _published(schema: Json, prefix: str) -> Json:
         rest = {key: value for key, value in schema.items() if key != "$ref"}
         # Beside a reference nothing else counts, so what is to be added to it stands around it.
         return {**rest, "allOf": [target]} if rest else target
-    published = {key: _published(value, prefix) for key, value in schema.items() if key != "x-quantity"}
+    published = {key: _published(value, prefix) for key, value in schema.items() if key not in ("x-quantity", "x-go-type")}
     if schema.get("x-kubernetes-int-or-string") is True:
         published |= {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}
     return published

@@ -16,6 +16,7 @@ MUTABLE = (
 def default(body: Object) -> None:
     spec = body.setdefault("spec", {})
     default_spec(spec)
+    spec.setdefault("enableServiceLinks", True)
     for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
         _request_what_is_limited(container)
 
@@ -32,6 +33,8 @@ def default_spec(spec: Object) -> None:
     spec.setdefault("schedulerName", "default-scheduler")
     spec.setdefault("terminationGracePeriodSeconds", 30)
     spec.setdefault("securityContext", {})
+    if spec.get("hostNetwork"):
+        _default_host_ports(spec)
     if "serviceAccountName" in spec:
         spec.setdefault("serviceAccount", spec["serviceAccountName"])
     elif "serviceAccount" in spec:
@@ -40,6 +43,12 @@ def default_spec(spec: Object) -> None:
         _default_container(container)
     for volume in spec.get("volumes") or ():
         _default_volume(volume)
+
+
+def _default_host_ports(spec: Object) -> None:
+    for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+        for port in container.get("ports") or ():
+            port.setdefault("hostPort", port.get("containerPort"))
 
 
 def _default_container(container: Object) -> None:

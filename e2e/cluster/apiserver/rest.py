@@ -16,7 +16,7 @@ import base64
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -312,10 +312,15 @@ class Registry:
 
     def _check_preconditions(self, target: Target, entry: Entry, options: Object) -> None:
         wanted, found = options.get("preconditions") or {}, entry.object["metadata"]
-        for field, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        # The real server names the kind here, where it names the resource elsewhere.
+        subject = replace(target.resource.subject, resource=target.resource.kind)
+        for field, label, fate in (
+            ("uid", "UID", "deleted and then recreated"),
+            ("resourceVersion", "ResourceVersion", "modified"),
+        ):
             if wanted.get(field) and wanted[field] != found[field]:
-                why = f"Precondition failed: {label} in precondition: {wanted[field]}, {label} in object meta: {found[field]}"
-                raise conflict(target.resource.subject, target.name, why)
+                why = f"the {label} in the precondition ({wanted[field]}) does not match the {label} in record ({found[field]})"
+                raise conflict(subject, target.name, f"{why}. The object might have been {fate}")
 
     def _incoming(self, target: Target, body: Object, call: Call) -> Object:
         """The client's object, of the right kind, in the stored version, without fields that the schema does not know."""

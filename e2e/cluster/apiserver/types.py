@@ -1,8 +1,7 @@
 """The types of everything served, and what follows from them alone: unknown fields, defaults, validation.
 
-Built-in kinds have schemas that `builtin_types` derives; custom kinds bring theirs. Built-in kinds are checked as Go's decoder
-checks them (a number is not a text, an unknown field is dropped); custom kinds as their structural schema says, which is in
-`schema`.
+Built-in kinds have schemas that `builtin_types` derives, and are read as Go reads them (`decoding`); custom kinds bring theirs, and
+are held to them (`schema`).
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ from collections.abc import Iterator, Mapping
 
 from e2e.cluster.apiserver import schema
 from e2e.cluster.apiserver.builtin_types import model_name
+from e2e.cluster.apiserver.decoding import Decoder, WrongType
 from e2e.cluster.apiserver.request import Call
 from e2e.cluster.apiserver.resources import Catalog, Resource
 from e2e.cluster.apiserver.shape import UNKNOWN, Shape
-from e2e.cluster.apiserver.status import FieldError, Json, Object, bad_request
-
-_GO_TYPES = {"string": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
+from e2e.cluster.apiserver.status import ApiError, FieldError, Object, bad_request
 
 
 class Types:
@@ -49,11 +47,7 @@ class Types:
 
     def clean(self, resource: Resource, body: Object, call: Call) -> Object:
         """`body` without what its type does not know; says so as the request's fieldValidation asks."""
-        unknown: list[str] = []
-        if resource.custom is None:
-            cleaned: Object = _decoded(body, self.shape(resource), "", resource, unknown)
-        else:
-            cleaned = schema.pruned(body, self.shape(resource), unknown)
+        cleaned, unknown = self._read(resource, body)
         if unknown and call.field_validation == "Strict":
             listed = ", ".join(f'unknown field "{path}"' for path in unknown)
             raise _unreadable(resource, f"strict decoding error: {listed}")
@@ -61,6 +55,16 @@ class Types:
             for path in unknown:
                 call.warn(f'unknown field "{path}"')
         return cleaned
+
+    def _read(self, resource: Resource, body: Object) -> tuple[Object, list[str]]:
+        if resource.custom is not None:
+            unknown: list[str] = []
+            return schema.pruned(body, self.shape(resource), unknown), unknown
+        decoder = Decoder()
+        try:
+            return decoder.read(body, self.shape(resource)), decoder.unknown
+        except WrongType as error:
+            raise _unreadable(resource, str(error)) from error
 
     def default(self, resource: Resource, body: Object) -> None:
         if resource.schema is not None:
@@ -71,48 +75,5 @@ class Types:
             yield from schema.problems(resource, body, old, self.shape(resource))
 
 
-def _unreadable(resource: Resource, why: str) -> Exception:
+def _unreadable(resource: Resource, why: str) -> ApiError:
     return bad_request(f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {why}')
-
-
-def _decoded(value: Json, shape: Shape, path: str, resource: Resource, unknown: list[str]) -> Json:
-    """What Go's decoder makes of `value`: nulls and unknown fields are gone, a wrong type is an error."""
-    if shape.schema.get("x-kubernetes-int-or-string") and not isinstance(value, (int, str)):
-        raise _unreadable(resource, f"json: cannot unmarshal into Go struct field {path} of type intstr.IntOrString")
-    if not shape.is_known or (shape.type == "" and not shape.fields):
-        return value
-    match shape.type, value:
-        case "object", dict():
-            return _decoded_fields(value, shape, path, resource, unknown)
-        case "array", list():
-            items = shape.items
-            return [_decoded(item, items, f"{path}[{index}]", resource, unknown) for index, item in enumerate(value)]
-        case "string", str():
-            return value
-        case "string", int() | float() if shape.schema.get("x-quantity") and not isinstance(value, bool):
-            return str(value)
-        case "boolean", bool():
-            return value
-        case "integer", int() if not isinstance(value, bool):
-            return value
-        case "integer", float() if value.is_integer():
-            return int(value)
-        case "number", int() | float() if not isinstance(value, bool):
-            return value
-    shown = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}[type(value)]
-    wanted = _GO_TYPES.get(shape.type, shape.type)
-    raise _unreadable(resource, f"json: cannot unmarshal {shown} into Go struct field {path.lstrip('.')} of type {wanted}")
-
-
-def _decoded_fields(value: Object, shape: Shape, path: str, resource: Resource, unknown: list[str]) -> Object:
-    result: Object = {}
-    known, open_ended = shape.fields, shape.takes_any_field
-    for name, inner in value.items():
-        if inner is None:
-            continue
-        at = f"{path}.{name}" if path else name
-        if known and name not in known and not open_ended:
-            unknown.append(at)
-            continue
-        result[name] = _decoded(inner, shape.field(name), at, resource, unknown)
-    return result
