@@ -46,8 +46,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     @property
     def reserve(self) -> float:
-        """The end of the grace period, kept for flushing and unmounting."""
-        return min(20.0, self.grace / 2)
+        """The end of the grace period, kept for flushing and unmounting what is still in use then."""
+        return min(60.0, self.grace / 2)
 
 
 async def serve(settings: Settings) -> None:
@@ -72,8 +72,9 @@ async def serve(settings: Settings) -> None:
                     tasks.create_task(feed.report(), name="report"),
                 )
                 await asked.wait()
+                end = loop.time() + settings.grace - _LAST_REPORT
                 await _until_dispensable(engine, feed, within=settings.grace - settings.reserve)
-                await engine.close(within=settings.reserve - _LAST_REPORT)
+                await engine.close(within=end - loop.time())
                 for task in talking:
                     task.cancel()
                 with contextlib.suppress(TimeoutError, PodApiProblem, http.HttpProblem, OSError):

@@ -140,7 +140,7 @@ def _predecessor(mount: WantedMount, sessions: Mapping[str, SessionView], wanted
 def refusals(wanted: Sequence[WantedMount]) -> dict[str, MountReport]:
     """Reports, by `WantedMount.key`, of those that cannot be tried, and why.
 
-    Of mounts at the same or nested paths the first in the list wins: whoever wrote it has ordered it by age.
+    The node process tells of one mount only where claims overlap. Should it ever tell of two, the first in the list is tried.
     """
     found: dict[str, MountReport] = {}
     taken: dict[str, WantedMount] = {}

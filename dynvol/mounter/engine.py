@@ -56,7 +56,7 @@ class Engine:
     # --- the feed's side
 
     def set_wanted(self, wanted: Sequence[WantedMount]) -> None:
-        """All mounts that there should be, oldest claim first. Ignored once the engine closes."""
+        """All mounts that there should be. Ignored once the engine closes."""
         if not self._closing:
             self._want(wanted)
 

@@ -1,0 +1,165 @@
+"""The whole process: `dynvol mounter` as a program, with a real client, against an API server that is told what to want."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dynvol.api import names
+from dynvol.mount import mountinfo
+from dynvol.mounter.stage import Stage
+
+from .fake_api import NAME, NAMESPACE, FakeApi
+from .stagehand import POD, in_thread, prepare, wanted
+from .storage import Storage, serving
+
+Story = Callable[["Scene"], Awaitable[None]]
+
+
+class Scene:
+    def __init__(self, api: FakeApi, storage: Storage, place: Stage) -> None:
+        self.api = api
+        self.storage = storage
+        self.place = place
+        self.hello = Path(place.root, POD, "data", "hello")
+
+    @contextlib.contextmanager
+    def mounter(self, *, grace: float = 30.0) -> Iterator[subprocess.Popen[bytes]]:
+        place = self.place
+        command = [sys.executable, "-m", "dynvol.cli", "mounter", "--root", place.root, "--credentials", place.credentials]
+        command += ["--run", place.run, "--cache", place.cache, "--grace", str(grace), "--api-server", self.api.url]
+        environment = {"PATH": os.defpath, "POD_NAME": NAME, "POD_NAMESPACE": NAMESPACE, "PYTHONPATH": os.pathsep.join(sys.path)}
+        with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+def play(playground: str, story: Story) -> None:
+    @contextlib.asynccontextmanager
+    async def scene() -> AsyncIterator[Scene]:
+        with serving(Path(playground, "s3")) as storage:
+            storage.make_bucket("bucket-a", hello="hello from a\n")
+            async with FakeApi() as api:
+                yield Scene(api, storage, prepare(playground))
+
+    async def run() -> None:
+        async with scene() as ready:
+            await story(ready)
+        assert not [m for m in mountinfo.read() if m.source.startswith("dynvol-")], "a mount is left"
+
+    asyncio.run(run())
+
+
+async def ended(process: subprocess.Popen[bytes], *, within: float = 20.0) -> int:
+    return await asyncio.to_thread(process.wait, within)
+
+
+@pytest.mark.root
+def test_asked_to_leave_it_serves_until_nothing_is_wanted(playground: str) -> None:
+    async def story(scene: Scene) -> None:
+        with scene.mounter() as process:
+            await scene.api.want(wanted(scene.storage))
+            await scene.api.until_reported("Mounted")
+            process.send_signal(signal.SIGTERM)
+            await scene.api.want(wanted(scene.storage), wanted(scene.storage, "b", at="other"))
+            await scene.api.until_reported("Mounted", "Mounted")
+            assert await in_thread(scene.hello.read_text) == "hello from a\n"
+            await scene.api.want()
+            assert await ended(process) == 0
+            assert scene.api.reports == []
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_asked_to_leave_and_released_it_flushes_and_leaves_at_once(playground: str) -> None:
+    async def story(scene: Scene) -> None:
+        with scene.mounter() as process:
+            await scene.api.want(wanted(scene.storage, mounter="rclone"))
+            await scene.api.until_reported("Mounted")
+            await in_thread(lambda: scene.hello.with_name("new").write_text("text"))
+            process.send_signal(signal.SIGTERM)
+            await scene.api.annotate(names.RELEASE_ANNOTATION, "successor follows")
+            assert await ended(process) == 0
+            assert (scene.storage.directory / "bucket-a/new").read_text() == "text"
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_asked_to_leave_it_is_gone_when_the_grace_period_is(playground: str) -> None:
+    async def story(scene: Scene) -> None:
+        with scene.mounter(grace=6) as process:
+            await scene.api.want(wanted(scene.storage))
+            await scene.api.until_reported("Mounted")
+            process.send_signal(signal.SIGTERM)
+            assert await ended(process, within=6) == 0
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_killed_it_takes_its_clients_along_and_its_next_life_mounts_anew(playground: str) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.api.want(wanted(scene.storage))
+        for _ in range(3):
+            with scene.mounter() as process:
+                await scene.api.until_reported("Mounted")
+                # The report may still be the earlier life's: what counts is what can be read.
+                await until_readable(scene.hello)
+                process.kill()
+                await ended(process)
+            await until_no_client_runs()
+            assert scene.place.root in {os.path.dirname(os.path.dirname(m.path)) for m in mountinfo.read() if m.is_fuse}
+        with scene.mounter() as process:
+            await until_readable(scene.hello)
+            assert len([m for m in mountinfo.read() if m.path == str(scene.hello.parent)]) == 1
+            await scene.api.want()
+            process.send_signal(signal.SIGTERM)
+            assert await ended(process) == 0
+
+    play(playground, story)
+
+
+async def until_readable(path: Path) -> None:
+    """Through ENOTCONN and a bare directory, as a program in a container would see it."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(OSError):
+                await in_thread(path.read_text)
+                return
+            await asyncio.sleep(0.02)
+
+
+async def until_no_client_runs() -> None:
+    """The kernel kills it together with its parent, but not in the same instant. A zombie has no command line."""
+    async with asyncio.timeout(5):
+        while [name for name in os.listdir("/proc") if name.isdigit() and _command_line(name).startswith("s3fs")]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def _command_line(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+def test_it_loads_nothing_that_only_the_other_processes_need() -> None:
+    program = """
+        import sys
+        import dynvol.app.mounter, dynvol.cli, dynvol.mount.providers.s3.s3fs
+        heavy = {"aiohttp", "kubernetes_asyncio", "grpclib", "prometheus_client", "cryptography", "h11", "betterproto2", "yaml"}
+        assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
