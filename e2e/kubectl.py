@@ -31,10 +31,10 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
-    """`namespace` is the default of every call."""
+    """`namespace` is that of every call; empty: what the kubeconfig or the manifest says."""
 
     kubeconfig: Path
-    namespace: str = "default"
+    namespace: str = ""
     binary: str = "kubectl"
 
     def within(self, namespace: str) -> Kubectl:
@@ -42,7 +42,8 @@ class Kubectl:
 
     def try_(self, *arguments: str, stdin: str | None = None, timeout: float = 60.0) -> Completed:
         """Runs kubectl and says how it went."""
-        command = [self.binary, f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
+        chosen = [f"--namespace={self.namespace}"] if self.namespace else []
+        command = [self.binary, f"--kubeconfig={self.kubeconfig}", *chosen, *arguments]
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=clean_environment()
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Coroutine
@@ -188,7 +189,7 @@ class _NodeProcess:
     def _check(self, csi: CsiServer, client: KubeClient, view: NodeView) -> None:
         ready = self._health.ready
         ready.add("csi", csi.check)
-        ready.add("api-server", client.ping)
+        ready.add("api-server", functools.partial(client.ping, within=10.0))
         for informer in (view.pods, view.mount_pods, view.claims, view.classes):
             ready.add(f"cache-{informer.name}", holds(lambda i=informer: i.has_synced, "has not synced yet"))  # type: ignore[misc]
 
