@@ -57,10 +57,10 @@ class Kubectl:
         return done.out
 
     def apply(self, *manifests: Manifest) -> str:
-        return self("apply", "-f", "-", stdin=_list(manifests))
+        return self("apply", "-f", "-", stdin=_documents(manifests))
 
     def try_apply(self, *manifests: Manifest) -> Completed:
-        return self.try_("apply", "-f", "-", stdin=_list(manifests))
+        return self.try_("apply", "-f", "-", stdin=_documents(manifests))
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self("get", kind, name, "-o", "json"))
@@ -110,5 +110,6 @@ def eventually(look: Callable[[], T], *, within: float = 60.0, every: float = 0.
         time.sleep(every)
 
 
-def _list(manifests: Sequence[Manifest]) -> str:
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
+def _documents(manifests: Sequence[Manifest]) -> str:
+    """JSON is YAML."""
+    return "\n---\n".join(json.dumps(manifest) for manifest in manifests)
