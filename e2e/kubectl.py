@@ -111,5 +111,4 @@ def eventually(look: Callable[[], T], *, within: float = 60.0, every: float = 0.
 
 
 def _documents(manifests: Sequence[Manifest]) -> str:
-    """JSON is YAML."""
-    return "\n---\n".join(json.dumps(manifest) for manifest in manifests)
+    return "\n".join(json.dumps(manifest) for manifest in manifests)
