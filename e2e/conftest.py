@@ -1,29 +1,52 @@
 """The suite's fixtures: one cluster for all tests, one namespace, class and Secret for each.
 
-The cluster is the local one, started for the session (`e2e.grounds`).
+The cluster is a local one, started for the session, or any that is named on the command line (`e2e.grounds`):
+
+    pytest e2e --kubeconfig FILE --s3-endpoint URL --s3-access-key KEY --s3-secret-key KEY [--image IMAGE]
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import secrets
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from e2e import manifests
+from e2e.grounds.anycluster import any_cluster
 from e2e.grounds.ground import Ground, ObjectStore
-from e2e.grounds.session import local_ground
+from e2e.grounds.session import local_ground, object_store
 from e2e.kubectl import Kubectl, eventually
 
 _numbers = itertools.count(1)
+_run = secrets.token_hex(2)
+"""Keeps what one run makes apart from what another left, on clusters and S3 servers that stay."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cluster", "where the end-to-end tests run; without these, on a local cluster that they start")
+    group.addoption("--kubeconfig", type=Path, help="of a cluster, whose administrator it must name")
+    group.addoption("--s3-endpoint", default="", help="URL of an S3 server that the tests and the cluster's pods reach alike")
+    group.addoption("--s3-access-key", default="", help="with which buckets can be made there")
+    group.addoption("--s3-secret-key", default="", help="which belongs to the access key")
+    group.addoption("--image", default="", help="dynvol's, if the cluster finds it under another name than config/default's")
 
 
 @pytest.fixture(scope="session")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    with local_ground(tmp_path_factory.mktemp("ground")) as found:
+def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    given = request.config.option
+    if given.kubeconfig:
+        store = object_store(given.s3_endpoint, access=given.s3_access_key, key=given.s3_secret_key)
+        chosen: AbstractContextManager[Ground] = any_cluster(Kubectl(given.kubeconfig), store, image=given.image)
+    else:
+        chosen = local_ground(tmp_path_factory.mktemp("ground"))
+    with chosen as found:
         yield found
 
 
@@ -44,7 +67,9 @@ class World:
         return manifests.opted_in(self.provider_class)
 
     def bucket(self, suffix: str = "", **objects: str) -> str:
-        return self.store.make(f"{self.namespace}{suffix and '-' + suffix}", **objects)
+        made = self.store.make(f"{self.namespace}{suffix and '-' + suffix}", **objects)
+        self.made.append(made)
+        return made
 
     def claim(self, name: str, bucket: str, **spec: Any) -> dict[str, Any]:
         return manifests.claim(name, bucket=bucket, endpoint=spec.pop("endpoint", self.store.endpoint), **spec)
@@ -110,7 +135,7 @@ class World:
 def world(ground: Ground, request: pytest.FixtureRequest) -> Iterator[World]:
     """Made before the test, and taken down after it, also when it failed: then everything of it must be gone from the node."""
     slug = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:30].strip("-")
-    name = f"t{next(_numbers)}-{slug}".rstrip("-")
+    name = f"t{_run}-{next(_numbers)}-{slug}".rstrip("-")
     store = ground.store
     ground.kubectl.apply(
         manifests.namespace(name),
@@ -121,7 +146,10 @@ def world(ground: Ground, request: pytest.FixtureRequest) -> Iterator[World]:
     yield made
     made.kubectl.delete("dvc", "--all", timeout=90)
     ground.kubectl.delete("namespace", name, timeout=90)
-    ground.kubectl.delete("spc", name, timeout=60)
+    classes = [c["metadata"]["name"] for c in ground.kubectl.list("spc")]
+    ground.kubectl.delete("spc", *(c for c in classes if c.startswith(name)), timeout=60)
     eventually(lambda: not made.mount_pods(), what="the mount pods are gone")
     eventually(lambda: not [f for f in ground.state_files() if f"/{name}/" in f], what="the node's directories are gone")
     assert not ground.mounts(f"xvols/{name}/")
+    for bucket in made.made:
+        store.remove(bucket)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from e2e import manifests
 from e2e.conftest import World
 
 
 def fetch(world: World, path: str) -> str:
-    """From a node process' port, through the API server's view of its address, as a scraper inside the cluster would."""
+    """From a node process' port, asked in its own pod: what else is in the cluster need not hold a program that can ask."""
     system = world.kubectl.within("dynvol-system")
-    (address,) = {p["status"]["podIP"] for p in system.list("pods", "--selector=app.kubernetes.io/component=node")}
-    world.kubectl.apply(manifests.pod("curl", labels={}))
-    world.kubectl.wait("pod/curl", condition="condition=Ready")
-    program = f"import urllib.request as u; print(u.urlopen('http://{address}:9810{path}').read().decode())"
-    done = world.kubectl.exec("curl", "python3", "-c", program)
+    pod = system.list("pods", "--selector=app.kubernetes.io/component=node")[0]
+    url = f"http://{pod['status']['podIP']}:9810{path}"
+    program = f"import urllib.request as u; print(u.urlopen('{url}').read().decode())"
+    done = system.exec(pod["metadata"]["name"], "python3", "-c", program)
     assert done.code == 0, done.said
     return done.out
 

@@ -25,6 +25,11 @@ class ObjectStore:
             self.put(bucket, key, text)
         return bucket
 
+    def remove(self, bucket: str) -> None:
+        for key in self.keys(bucket):
+            self.client.delete_object(Bucket=bucket, Key=key)
+        self.client.delete_bucket(Bucket=bucket)
+
     def put(self, bucket: str, key: str, text: str) -> None:
         self.client.put_object(Bucket=bucket, Key=key, Body=text.encode())
 
@@ -49,7 +54,8 @@ class Ground(Protocol):
     def store(self) -> ObjectStore: ...
 
     def kill(self, program: str, *, pod: str = "", signal: str = "KILL") -> int:
-        """Signals the processes whose command line contains `program`, of the pod named `pod` if given. Returns how many."""
+        """Signals those of dynvol's processes whose command line contains `program`, of the pod named `pod` if given. Returns how
+        many. A user's process is never among them."""
         ...
 
     def mounts(self, containing: str) -> list[str]:
@@ -57,5 +63,5 @@ class Ground(Protocol):
         ...
 
     def state_files(self) -> list[str]:
-        """Everything below dynvol's state directories on all nodes."""
+        """The directories of mount pods and workloads in dynvol's state directories on all nodes."""
         ...

@@ -1,0 +1,118 @@
+"""Any cluster that a kubeconfig names, as a ground: dynvol is installed from config/, and removed again if it was not there before.
+
+Its image must be where the cluster's nodes find it. What the suite does on nodes is done by a privileged pod on each, which runs
+that image's Python. The S3 server is given, for it must be reachable from the suite and from the mount pods.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from e2e import manifests
+from e2e.kubectl import Kubectl
+
+from . import onnode
+from .ground import ObjectStore
+
+CONFIG = Path(__file__).resolve().parents[2] / "config" / "default"
+SYSTEM = "dynvol-system"
+HANDS = "dynvol-suite"
+"""Namespace, and name of the DaemonSet in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyCluster:
+    """`ground.Ground` on a cluster that has dynvol and the suite's hands on its nodes."""
+
+    kubectl: Kubectl
+    store: ObjectStore
+
+    def kill(self, program: str, *, pod: str = "", signal: str = "KILL") -> int:
+        pods = [pod] if pod else [p["metadata"]["name"] for p in self.kubectl.within(SYSTEM).list("pods")]
+        return sum(self._on_nodes("kill", program, signal, *pods))
+
+    def mounts(self, containing: str) -> list[str]:
+        return [point for points in self._on_nodes("mounts", containing) for point in points]
+
+    def state_files(self) -> list[str]:
+        return [path for paths in self._on_nodes("state-files") for path in paths]
+
+    def _on_nodes(self, *arguments: str) -> list[Any]:
+        """What each node's hand found."""
+        source = Path(onnode.__file__).read_text()
+        hands = self.kubectl.within(HANDS)
+        return [
+            json.loads(hands("exec", "-i", pod["metadata"]["name"], "--", "python3", "-", *arguments, stdin=source))
+            for pod in hands.list("pods")
+        ]
+
+
+@contextmanager
+def any_cluster(kubectl: Kubectl, store: ObjectStore, *, image: str = "") -> Iterator[AnyCluster]:
+    """`image`, if given, takes the place of the one that config/default names."""
+    with ExitStack() as stack:
+        stack.enter_context(_installed(kubectl, image=image))
+        stack.enter_context(_hands(kubectl))
+        yield AnyCluster(kubectl, store)
+
+
+@contextmanager
+def _installed(kubectl: Kubectl, *, image: str) -> Iterator[None]:
+    wanted = kubectl("kustomize", str(CONFIG))
+    if image:
+        named = next(line for line in wanted.splitlines() if line.strip().startswith("image:"))
+        wanted = wanted.replace(named, f"{named.partition('image:')[0]}image: {image}")
+    present = not kubectl.within(SYSTEM).try_("get", "daemonset", "dynvol-node").code
+    try:
+        kubectl("apply", "-f", "-", stdin=wanted)
+        for what in ("daemonset/dynvol-node", "deployment/dynvol-webhook"):
+            kubectl.within(SYSTEM)("rollout", "status", what, "--timeout=180s", timeout=190)
+        yield
+    finally:
+        if not present:
+            kubectl("delete", "-f", "-", "--ignore-not-found", "--timeout=120s", stdin=wanted, timeout=180)
+
+
+@contextmanager
+def _hands(kubectl: Kubectl) -> Iterator[None]:
+    (container,) = kubectl.within(SYSTEM).get("daemonset", "dynvol-node")["spec"]["template"]["spec"]["containers"]
+    privileged = {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "audit", "warn")}
+    try:
+        kubectl.apply(manifests.namespace(HANDS, labels=privileged), _hand(container["image"]))
+        kubectl.within(HANDS)("rollout", "status", f"daemonset/{HANDS}", "--timeout=120s", timeout=130)
+        yield
+    finally:
+        kubectl.delete("namespace", HANDS, timeout=90)
+
+
+def _hand(image: str) -> manifests.Manifest:
+    """Sees the node's processes, and what kubelet and dynvol mount, at the same paths as they do."""
+    paths = {"state": onnode.STATE_DIR, "pods": "/var/lib/kubelet/pods"}
+    container = {
+        "name": "hand",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-c", "import signal; signal.pause()"],
+        "securityContext": {"privileged": True},
+        "volumeMounts": [{"name": n, "mountPath": p, "mountPropagation": "HostToContainer"} for n, p in paths.items()],
+    }
+    spec = {
+        "hostPID": True,
+        "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [container],
+        "volumes": [{"name": n, "hostPath": {"path": p, "type": "DirectoryOrCreate"}} for n, p in paths.items()],
+    }
+    labels = {"app": HANDS}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": HANDS, "namespace": HANDS},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
+    }

@@ -1,0 +1,115 @@
+"""What the suite does on a node itself: finds and signals dynvol's processes, reads the mount table, lists dynvol's files.
+
+The local cluster's ground calls these functions; on any other cluster the same file is sent to a pod on each node and run there by
+a bare Python (`python3 - kill …`). So it imports nothing but the standard library, and prints what it found as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+STATE_DIR = "/var/lib/dynamic"
+
+
+def kill(program: str, *, pods: Collection[str], name: str, among: Iterable[int]) -> int:
+    """Sends the signal `name` ("KILL") to those processes `among` whose command line contains `program`, in pods of these names.
+
+    A pod's processes are known by POD_NAME in their environment, or in that of a process above them: what a FUSE client inherits is
+    little. Returns how many there were.
+    """
+    chosen = [pid for pid in among if pid != os.getpid() and program in _command(pid) and _pod(pid) in pods]
+    for pid in chosen:
+        os.kill(pid, signal.Signals[f"SIG{name}"])
+    return len(chosen)
+
+
+def everything() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def below(pid: int) -> Iterator[int]:
+    """The process and all that descend from it, in whatever namespaces they are."""
+    waiting = [pid]
+    while waiting:
+        found = waiting.pop()
+        yield found
+        waiting += _children(found)
+
+
+def mounts(containing: str, *, process: int | str = "self") -> list[str]:
+    """The mount points with this text in their path, as the process sees them."""
+    table = Path(f"/proc/{process}/mountinfo").read_text()
+    points = [_unescaped(line.split()[4]) for line in table.splitlines()]
+    return [point for point in points if containing in point]
+
+
+def state_files(root: str = "") -> list[str]:
+    """The directories of the mount pods and the workloads' own below them. Nothing that is mounted is entered."""
+    xvols = Path(f"{root}{STATE_DIR}/xvols")
+    return [str(path) for pattern in ("*/*", "*/*/*") for path in sorted(xvols.glob(pattern))]
+
+
+def _pod(pid: int) -> str:
+    while pid > 1:
+        if name := _environment(pid).get("POD_NAME"):
+            return name
+        pid = _parent(pid)
+    return ""
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _parent(pid: int) -> int:
+    # After the last parenthesis: a program's name may hold spaces and parentheses too.
+    return int(_text(pid, "stat").rpartition(")")[2].split()[1]) if _text(pid, "stat") else 0
+
+
+def _command(pid: int) -> str:
+    return _text(pid, "cmdline").replace("\0", " ")
+
+
+def _environment(pid: int) -> dict[str, str]:
+    pairs = [entry.partition("=") for entry in _text(pid, "environ").split("\0")]
+    return {key: value for key, _, value in pairs}
+
+
+def _text(pid: int, file: str) -> str:
+    """Empty for a process that has just ended."""
+    try:
+        return Path(f"/proc/{pid}/{file}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _unescaped(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+
+
+def main(task: str, *arguments: str) -> None:
+    match task:
+        case "kill":
+            program, name, *pods = arguments
+            found: object = kill(program, pods=pods, name=name, among=everything())
+        case "mounts":
+            found = mounts(*arguments)
+        case "state-files":
+            found = state_files()
+        case _:
+            raise SystemExit(f"unknown task: {task}")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
