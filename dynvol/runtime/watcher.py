@@ -10,6 +10,8 @@ The rules are those of client-go's reflector (`tools/cache/reflector.go`), and d
 
 - a page that could not be had is asked for again, rather than the list from its start;
 - a version that expires before it was of any use is backed off, since a server that forgets so quickly is not well;
+- a watch that said nothing at all to its end, not even by a bookmark, is followed by a list. kube-apiserver accepts a watch from
+  a version that it has yet to come to (a data store that was restored), and is silent until then; a list it refuses;
 - a server that knows nothing of streaming lists is found out (by a bookmark without the mark, or by silence) and not asked again.
 """
 
@@ -107,7 +109,7 @@ class Ended:
     after: float
     """Seconds since it was asked for."""
     heard: bool
-    """Whether anything came."""
+    """Whether anything came, be it a bookmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +191,8 @@ def step(state: State, outcome: Outcome[ObjectT]) -> Step[ObjectT]:
             return _listed(state, page)
         case Received(event):
             return _streamed(state, event) if isinstance(state, Streaming) else _watched(state, event)
-        case Ended(after, heard):
-            of_use = isinstance(state, Listing) or (isinstance(state, Watching) and (heard or after >= TOO_SHORT))
-            return state, () if of_use else (Paused(),)
+        case Ended():
+            return _ended(state, outcome)
         case Failed(error):
             return _failed(state, error)
 
@@ -236,6 +237,23 @@ def _watched(state: State, event: Event[ObjectT]) -> Step[ObjectT]:
 
 def _at(state: Watching, version: str) -> Watching:
     return replace(state, version=version or state.version, fresh=False)
+
+
+def _ended(state: State, end: Ended) -> Step[ObjectT]:
+    match state:
+        case Listing():
+            # The stream that was given up for this list.
+            return state, ()
+        case Streaming():
+            return state, (Paused(),)
+        case Watching() if end.heard:
+            return state, ()
+        case Watching() if end.after < TOO_SHORT:
+            return state, (Paused(),)
+        case Watching() if end.after >= WATCH_TIMEOUT:
+            return _list_again(state, state.version), ()
+        case Watching():
+            return state, ()
 
 
 def _failed(state: State, error: Exception) -> Step[ObjectT]:
@@ -397,7 +415,7 @@ class Watcher(Generic[ObjectT]):
         self._metrics.failed(self._name, type(error).__name__)
         fields = {"informer": self._name, "asked": type(self._state).__name__.lower(), "error": f"{type(error).__name__}: {error}"}
         match error:
-            case Expired() | StreamingListUnsupported():
+            case Expired() | TooLargeVersion() | StreamingListUnsupported():
                 log.info("listing again", extra=fields)
             case SourceError() | TimeoutError():
                 log.warning("list or watch failed", extra=fields)

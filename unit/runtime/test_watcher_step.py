@@ -127,13 +127,18 @@ def test_events_become_effects() -> None:
     assert after_event(Watching("7"), Bookmark("9"))[1] == ()
 
 
-@pytest.mark.parametrize(("after", "heard"), [(400.0, True), (400.0, False), (0.5, True)])
+@pytest.mark.parametrize(("after", "heard"), [(400.0, True), (299.0, False), (1.0, False), (0.5, True)])
 def test_after_a_clean_end_it_watches_again_without_a_list(after: float, heard: bool) -> None:
     assert step(Watching("7"), Ended(after, heard)) == (Watching("7"), ())
 
 
 def test_a_watch_that_ends_within_a_second_with_nothing_said_is_backed_off() -> None:
     assert step(Watching("7"), Ended(0.9, heard=False)) == (Watching("7"), (Paused(),))
+
+
+def test_a_watch_that_said_nothing_to_its_end_is_followed_by_a_list_with_its_version() -> None:
+    assert step(Watching("7"), Ended(300.0, heard=False)) == (Listing("7", limit=0), ())
+    assert step(Watching("7", streams=True), Ended(300.0, heard=False)) == (Streaming("7"), ())
 
 
 def test_a_version_that_is_gone_means_a_list_with_the_last_version() -> None:
