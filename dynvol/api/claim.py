@@ -85,6 +85,8 @@ class PodMount(Projection, frozen=True):
 
 class ClaimStatus(Projection, frozen=True):
     observed_generation: int = 0
+    provider: str = ""
+    """The one that is meant, also where the spec leaves it to its configuration to say."""
     desired: int = 0
     mounted: int = 0
     failed: int = 0

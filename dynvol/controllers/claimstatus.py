@@ -138,8 +138,8 @@ class ClaimStatusController:
 
 def _body(claim: DynamicVolumeClaim, status: ClaimStatus) -> dict[str, Any]:
     meta = {"name": claim.metadata.name, "namespace": claim.metadata.namespace, "uid": claim.metadata.uid}
-    counts = {"observedGeneration": status.observed_generation, "desired": status.desired}
-    counts |= {"mounted": status.mounted, "failed": status.failed}
+    counts: dict[str, Any] = {"observedGeneration": status.observed_generation, "provider": status.provider}
+    counts |= {"desired": status.desired, "mounted": status.mounted, "failed": status.failed}
     written = {**counts, "summary": status.summary, "conditions": [_condition(c) for c in msgspec.to_builtins(status.conditions)]}
     return {"apiVersion": CLAIMS.api_version, "kind": CLAIMS.kind, "metadata": meta, "status": written}
 

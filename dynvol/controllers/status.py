@@ -156,6 +156,7 @@ def claim_status(
     ]
     return ClaimStatus(
         observed_generation=generation,
+        provider=claim.spec.provider,
         desired=len(desired),
         mounted=len(mounted),
         failed=len(failed),
