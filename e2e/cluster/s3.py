@@ -92,10 +92,11 @@ class S3Server:
     def _command(self) -> list[str]:
         if self.kind is Kind.MOTO:
             return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        # Not 0s, with which it spins on the clock for ever once it has served something.
         return [
             *(_rclone(), "serve", "s3", str(self._folder)),
             *("--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{self.access_key},{self.secret_key}"),
-            *("--config", "/dev/null", "--dir-cache-time", "0s", "--vfs-cache-mode", "off"),
+            *("--config", "/dev/null", "--dir-cache-time", "1s", "--vfs-cache-mode", "off"),
         ]
 
     # Objects

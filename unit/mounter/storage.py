@@ -63,7 +63,7 @@ def serving(directory: Path) -> Iterator[Storage]:
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [rclone(), "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
-    command += ["--config", "/dev/null", "--vfs-cache-mode", "off", "--dir-cache-time", "0s"]
+    command += ["--config", "/dev/null", "--vfs-cache-mode", "off", "--dir-cache-time", "1s"]
     environment = {"PATH": os.defpath, "HOME": str(directory.parent)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
