@@ -91,7 +91,7 @@ def merge(types: Types, target: Target, call: Call, live: Object, intent: Object
         said = _ownable(fieldsets.claimed(intent, shape), target)
         merged: Object = _merged(live, intent, shape)
     except fieldsets.UntypedElement as error:
-        raise _untyped(target, intent, str(error)) from error
+        raise untyped(target, intent, str(error)) from error
     before = claims.pop(manager.identity, None)
     owned = frozenset().union(said, *(claim.fields for claim in claims.values()))
     if before:
@@ -99,7 +99,7 @@ def merge(types: Types, target: Target, call: Call, live: Object, intent: Object
     change = fieldsets.compare(live, merged, shape)
     contested = {identity: claim.fields & change.written for identity, claim in claims.items() if claim.fields & change.written}
     if contested and not call.force:
-        raise _conflict({claims[identity].manager: (claims[identity].time, paths) for identity, paths in contested.items()})
+        raise _conflict({claims[identity].manager: paths for identity, paths in contested.items()})
     claims = {identity: claim.without(change.written | change.removed) for identity, claim in claims.items()}
     time = before.time if before and before.fields == said and not change.written and not change.removed else metadata.now()
     claims[manager.identity] = Claim(manager, time, said)
@@ -107,9 +107,9 @@ def merge(types: Types, target: Target, call: Call, live: Object, intent: Object
     return merged
 
 
-def _untyped(target: Target, intent: Object, why: str) -> ApiError:
+def untyped(target: Target, intent: Object, why: str) -> ApiError:
     resource = target.resource
-    place = f"{target.namespace}/{target.name}; {resource.group}/{resource.version}, Kind={resource.kind}"
+    place = f"{metadata.of(intent).get('namespace', '')}/{target.name}; {resource.group}/{resource.version}, Kind={resource.kind}"
     return ApiError(500, "", f"failed to create typed patch object ({place}): {why}")
 
 
@@ -135,19 +135,10 @@ def _merged(live: Json, intent: Json, shape: Shape) -> Json:
         result = dict(live)
         for name, value in intent.items():
             result[name] = _merged(live[name], value, shape.field(name)) if name in live else value
-            _check_elements(value, shape.field(name))
         return result
     if isinstance(live, list) and isinstance(intent, list) and shape.list_type != "atomic":
         return _merged_list(live, intent, shape)
     return intent
-
-
-def _check_elements(value: Json, shape: Shape) -> None:
-    if isinstance(value, list) and shape.list_type == "map":
-        steps = [fieldsets.step_to(item, shape) for item in value]
-        for step in steps:
-            if steps.count(step) > 1:
-                raise fieldsets.UntypedElement(f"duplicate entries for key {fieldsets.spelled((step,))}")
 
 
 def _merged_list(live: list[Json], intent: list[Json], shape: Shape) -> list[Json]:
@@ -202,11 +193,11 @@ def _cut(value: Json, shape: Shape, path: Path, gone: set[Path], touched: set[Pa
     return result_map if is_map else result_list
 
 
-def _conflict(contested: Mapping[Manager, tuple[str, FieldSet]]) -> ApiError:
+def _conflict(contested: Mapping[Manager, FieldSet]) -> ApiError:
     causes: list[Object] = []
     lines: list[str] = []
-    for manager, (time, paths) in sorted(contested.items(), key=lambda pair: pair[0].name):
-        shown = _shown(manager, time)
+    for manager, paths in sorted(contested.items(), key=lambda pair: pair[0].name):
+        shown = _shown(manager)
         lines.append(f"conflicts with {shown}:")
         for path in sorted(paths):
             spelled = fieldsets.spelled(path)
@@ -217,11 +208,11 @@ def _conflict(contested: Mapping[Manager, tuple[str, FieldSet]]) -> ApiError:
     return apply_conflict(f"Apply failed with {len(causes)} conflicts: " + "\n".join(lines), causes)
 
 
-def _shown(manager: Manager, time: str) -> str:
+def _shown(manager: Manager) -> str:
     text = f'"{manager.name}"'
     if manager.subresource:
         text += f' with subresource "{manager.subresource}"'
-    return f"{text} using {manager.api_version} at {time}" if manager.operation == "Update" else text
+    return f"{text} using {manager.api_version}" if manager.operation == "Update" else text
 
 
 def _read(entries: list[Object] | None) -> Claims:

@@ -63,7 +63,11 @@ def _claimed(value: Json, shape: Shape, path: Path) -> Iterator[Path]:
     if parts is None:
         yield path
         return
+    seen: set[str] = set()
     for step, inner, inner_shape in parts:
+        if step in seen:
+            raise UntypedElement(f"{spelled(path)}: duplicate entries for key {spelled((step,))}")
+        seen.add(step)
         below = (*path, step)
         is_element = step[0] != "f"
         is_free_key = not is_element and step[2:] not in shape.fields

@@ -135,7 +135,8 @@ def is_true(text: str) -> bool:
 def version_of(text: str) -> int:
     """A resourceVersion of a query; 0 where none is given."""
     if text and not text.isdecimal():
-        raise bad_request(f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
+        why = f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
+        raise bad_request(f"invalid resource version: {why}")
     return int(text or "0")
 
 

@@ -34,6 +34,7 @@ from e2e.cluster.apiserver.status import (
     conflict,
     expired,
     invalid,
+    list_options,
     method_not_allowed,
     modified,
     not_found,
@@ -112,6 +113,8 @@ class Registry:
             except ApiError as error:
                 error.metadata = {"continue": _continue_token(-1, after)}
                 raise
+        if query.get("resourceVersionMatch") and not query.get("resourceVersion"):
+            raise list_options("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided")
         if wanted > self.store.version:
             raise too_large_version(wanted, self.store.version)
         match query.get("resourceVersionMatch", ""):
@@ -195,10 +198,12 @@ class Registry:
         return await self._change(target, call, transform, is_patch=True)
 
     async def _apply(self, target: Target, call: Call, intent: Object) -> Object:
+        if metadata.of(intent).get("managedFields"):
+            raise bad_request("metadata.managedFields must be nil")
+        if undeclared := self.types.undeclared(target.resource, intent):
+            raise apply.untyped(target, intent, f".{undeclared[0]}: field not declared in schema")
         body = self._incoming(target, intent, call)
         self._place(target, body)
-        if metadata.of(body).get("managedFields"):
-            raise bad_request("metadata.managedFields must be nil")
 
         def transform(old: Object) -> Object:
             return apply.merge(self.types, target, call, old, copy.deepcopy(body))

@@ -162,6 +162,11 @@ def bad_request(message: str) -> ApiError:
     return ApiError(400, "BadRequest", message)
 
 
+def list_options(path: str, detail: str) -> ApiError:
+    """Options of a list or watch that do not go together."""
+    return unprocessable(Subject("meta.k8s.io", "", "ListOptions"), "", [forbidden_field(path, detail)])
+
+
 def unauthorized() -> ApiError:
     return ApiError(401, "Unauthorized", "Unauthorized")
 

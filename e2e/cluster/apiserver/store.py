@@ -70,15 +70,18 @@ class Conflict(Exception):
 class Subscription:
     """The changes of one resource, from one version on, in order and without gaps."""
 
-    __slots__ = ("_queue", "namespace", "resource")
+    __slots__ = ("_queue", "namespace", "resource", "since")
 
-    def __init__(self, resource: str, namespace: str) -> None:
+    def __init__(self, resource: str, namespace: str, since: int) -> None:
         self.resource = resource
         self.namespace = namespace
+        self.since = since
+        """Later than the present for a client that has seen a newer past; it waits until the versions have come so far."""
         self._queue: asyncio.Queue[Change | None] = asyncio.Queue()
 
     def wants(self, change: Change) -> bool:
-        return change.key.resource == self.resource and self.namespace in ("", change.key.namespace)
+        key = change.key
+        return key.resource == self.resource and self.namespace in ("", key.namespace) and change.version > self.since
 
     def offer(self, change: Change) -> None:
         self._queue.put_nowait(change if self._queue.qsize() < BACKLOG else None)
@@ -188,7 +191,7 @@ class Store:
         """Changes after version `since`, first those of the past; raises Expired where these are no longer known."""
         if since < self._oldest:
             raise expired(f"too old resource version: {since} ({self._oldest})")
-        subscription = Subscription(resource, namespace)
+        subscription = Subscription(resource, namespace, since)
         for change in self._since(since):
             if subscription.wants(change):
                 subscription.offer(change)

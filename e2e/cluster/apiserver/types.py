@@ -56,6 +56,10 @@ class Types:
                 call.warn(f'unknown field "{path}"')
         return cleaned
 
+    def undeclared(self, resource: Resource, body: Object) -> list[str]:
+        """The paths of fields that the type does not have."""
+        return self._read(resource, body)[1]
+
     def _read(self, resource: Resource, body: Object) -> tuple[Object, list[str]]:
         if resource.custom is not None:
             unknown: list[str] = []

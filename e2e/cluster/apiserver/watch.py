@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from e2e.cluster.apiserver.request import is_true, version_of
 from e2e.cluster.apiserver.resources import Resource
 from e2e.cluster.apiserver.selectors import Predicate
-from e2e.cluster.apiserver.status import Object, bad_request, too_large_version
+from e2e.cluster.apiserver.status import Object, list_options
 from e2e.cluster.apiserver.store import Change, Entry, Store, Subscription
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
@@ -42,8 +42,6 @@ def begin(store: Store, storage: str, namespace: str, query: dict[str, str]) -> 
     version = version_of(wanted)
     streams_list = is_true(query.get("sendInitialEvents", ""))
     _check(query, streams_list)
-    if version > store.version:
-        raise too_large_version(version, store.version)
     from_now = streams_list or version == 0
     initial = store.all(storage, namespace) if from_now and query.get("sendInitialEvents", "").lower() != "false" else []
     since = store.version if from_now else version
@@ -54,15 +52,12 @@ def begin(store: Store, storage: str, namespace: str, query: dict[str, str]) -> 
 def _check(query: dict[str, str], streams_list: bool) -> None:
     match = query.get("resourceVersionMatch", "")
     if "sendInitialEvents" in query and match != "NotOlderThan":
-        raise bad_request(
-            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-        )
+        raise list_options("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
     if "sendInitialEvents" not in query and match:
-        raise bad_request(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
-        )
+        why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+        raise list_options("resourceVersionMatch", why)
     if streams_list and not is_true(query.get("allowWatchBookmarks", "")):
-        raise bad_request("sendInitialEvents: Forbidden: sendInitialEvents requires allowWatchBookmarks")
+        raise list_options("allowWatchBookmarks", "sendInitialEvents requires setting allowWatchBookmarks to true")
 
 
 def event_of(change: Change, selects: Predicate) -> Event | None:

@@ -229,6 +229,9 @@ async def client_of(ground: Ground, kubeconfig: Path | None = None, **headers: s
     connector = aiohttp.TCPConnector(ssl=client_tls(kubeconfig or ground.kubeconfig), limit=0)
     async with aiohttp.ClientSession(ground.url, connector=connector, headers=headers) as session:
         yield Client(session)
+    # Closed connections are let go by the loop, which must turn for that before it is closed itself.
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from .conftest import Client, pod
+from .conftest import Client, Object, pod
 
 
 async def test_a_new_object_gets_what_only_the_server_sets(client: Client, core: str) -> None:
@@ -95,9 +95,8 @@ async def test_deletion_answers_with_what_was_deleted(client: Client, core: str)
 
 async def test_deletion_can_insist_on_a_uid(client: Client, core: str) -> None:
     made = (await client.post(f"{core}/configmaps", {"metadata": {"name": "a"}})).ok()
-    (await client.delete(f"{core}/configmaps/a", {"preconditions": {"uid": "other"}})).refused(
-        409, "the UID in the precondition (other) does not match"
-    )
+    other = {"preconditions": {"uid": "other"}}
+    (await client.delete(f"{core}/configmaps/a", other)).refused(409, "the UID in the precondition (other) does not match")
     (await client.delete(f"{core}/configmaps/a", {"preconditions": {"uid": made["metadata"]["uid"]}})).ok()
 
 
