@@ -128,6 +128,33 @@ async def test_a_deletion_is_awaited_until_the_cache_shows_it_or_its_successor()
         assert expectations.unmet("a") == expectations.unmet("b") == 0.0
 
 
+async def test_a_deletion_that_the_cache_has_shown_already_is_not_awaited() -> None:
+    server = Collection()
+    gone, replaced = server.put("gone"), server.put("replaced")
+    async with a_cache(server) as cache:
+        expectations = Expectations(cache)
+        for name in ("gone", "replaced"):
+            server.delete(name)
+        server.put("replaced")
+        await settle()
+        expectations.deleted("a", gone)
+        expectations.deleted("b", replaced)
+        assert expectations.unmet("a") == expectations.unmet("b") == 0.0
+
+
+async def test_a_change_of_what_was_deleted_is_not_its_end() -> None:
+    server = Lagging()
+    server.put("pod")
+    async with a_cache(server) as cache:
+        expectations = Expectations(cache)
+        last = server.put("pod")
+        server.lags = True
+        server.delete("pod")
+        expectations.deleted("claim", last)
+        await settle()
+        assert expectations.unmet("claim") > 0.0
+
+
 async def test_the_end_of_an_earlier_object_of_the_same_name_meets_nothing() -> None:
     server = Lagging()
     server.put("pod")
@@ -146,7 +173,7 @@ async def test_the_end_of_an_earlier_object_of_the_same_name_meets_nothing() -> 
         assert expectations.unmet("claim") == 0.0
 
 
-async def test_the_wait_for_a_write_that_never_shows_has_an_end() -> None:
+async def test_the_wait_for_a_write_that_never_shows_has_an_end_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     server = Lagging()
     async with a_cache(server) as cache:
         expectations = Expectations(cache, patience=10.0)
@@ -156,6 +183,8 @@ async def test_the_wait_for_a_write_that_never_shows_has_an_end() -> None:
         assert expectations.unmet("claim") == pytest.approx(4.0)
         await pass_time(5)
         assert expectations.unmet("claim") == 0.0
+        assert expectations.unmet("claim") == 0.0
+        assert [record.__dict__["key"] for record in caplog.records] == ["pod"]
 
 
 async def test_expectations_of_a_key_that_is_gone_can_be_forgotten() -> None:
