@@ -33,6 +33,8 @@ _log: Final = logs.get(__name__)
 
 _LAST_REPORT: Final = 2.0
 """Seconds that the last report may take; the node process sees the mount table too."""
+_LAST_KILL: Final = 3.0
+"""Seconds that clients may take to end once they were given up."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -72,7 +74,7 @@ async def serve(settings: Settings) -> None:
                     tasks.create_task(feed.report(), name="report"),
                 )
                 await asked.wait()
-                end = loop.time() + settings.grace - _LAST_REPORT
+                end = loop.time() + settings.grace - _LAST_REPORT - _LAST_KILL
                 await _until_dispensable(engine, feed, within=settings.grace - settings.reserve)
                 await engine.close(within=end - loop.time())
                 for task in talking:

@@ -236,7 +236,7 @@ def _of_wanted(
             mount.source,
             session.device,
         ):
-            return report(mount, Phase.MOUNTED, restarts=session.restarts)
+            return report(mount, Phase.FAILED if session.finding else Phase.MOUNTED, session.finding, restarts=session.restarts)
         case State.SERVING if failure := failures.get(mount.path):
             return report(mount, Phase.FAILED, failure, restarts=session.restarts)
         case State.BROKEN:

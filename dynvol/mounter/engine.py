@@ -163,7 +163,7 @@ class Engine:
             self._failures.pop(path, None)
         except (OSError, MountProblem) as error:
             _log.warning("a mount cannot be shown or hidden", path=path, error=str(error))
-            self._failures[path] = Finding("MountpointInTheWay", f"the mount cannot be put in its place: {error}", lasting=False)
+            self._failures[path] = _misplaced(error)
             self._announce()
             await asyncio.sleep(_RETRY)
         finally:
@@ -184,13 +184,14 @@ class Engine:
 
     def _show_now(self, action: Show, device: tuple[int, int], private: str) -> None:
         """In a thread. What is dead goes and what lives comes within microseconds. Should the client have died just now, there
-        is nothing to bind: the directory below its mount is unbindable."""
+        is nothing to bind: the directory below its mount is unbindable. The pod's own directory is not ours to make."""
         target = self._tools.stage.shown(action.path)
         while _is_ours(mount := mountinfo.read().at(target)):
             if mount.device == device:
                 return
             _unmount(target, lazily=True)
-        paths.make_directory_below(self._tools.stage.root, action.path)
+        pod, _, below = action.path.partition("/")
+        paths.make_directory_below(self._tools.stage.shown(pod), below)
         propagation.attach_bind(private, target, propagation=(Propagation.PRIVATE,), read_only=action.read_only)
 
     async def _hide(self, action: Hide, session: Session | None) -> None:
@@ -243,6 +244,12 @@ class Engine:
         self.version += 1
         news, self._news = self._news, asyncio.get_running_loop().create_future()
         news.set_result(None)
+
+
+def _misplaced(error: OSError | MountProblem) -> Finding:
+    if isinstance(error, FileNotFoundError):
+        return Finding("PodDirectoryMissing", "the pod's directory on the node is gone; the pod is going too, or is not ready yet")
+    return Finding("MountpointInTheWay", f"the mount cannot be put in its place: {error}")
 
 
 def _hide(target: str, *, lazily: bool) -> None:

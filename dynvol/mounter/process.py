@@ -42,6 +42,8 @@ class Child:
 
     @property
     def output(self) -> str:
+        """All that it has said by now, as far as it is kept."""
+        self._read()
         return self._tail.decode(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:

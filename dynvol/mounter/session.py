@@ -56,6 +56,12 @@ class Timing(msgspec.Struct, frozen=True):
     """How long files that are open hold a client that is no longer wanted."""
     leave: float = 5.0
     """How long a client may take to end once nothing uses it."""
+    look: float = 30.0
+    """How often a client is asked whether it still answers."""
+    stuck: float = 30.0
+    """A client that has not answered for so long is reported."""
+    hopeless: float = 120.0
+    """After so much longer it is killed."""
     flush_poll: float = 0.25
     flush_poll_slow: float = 2.0
 
@@ -163,7 +169,7 @@ class Session:
             self._tell(State.SERVING)
             _log.info("serving", source=self.mount.source, pid=child.pid, seconds=round(_since(started), 3))
             served = asyncio.get_running_loop().time()
-            await _first(child.exited, self._stop)
+            await self._watch_over(child)
             if not child.alive and not self._stop.done():
                 self._failures = 0 if _since(served) > self._tools.timing.stable else self._failures
                 await self._explain_death(client, child)
@@ -206,7 +212,7 @@ class Session:
         """Whether the mount came up: it is in the table under our name, and a statfs of it returns.
 
         The kernel shows a FUSE mount before its daemon has looked at anything. The first call into it is answered when the
-        daemon has; that call may hang, so it has a thread of its own, which returns at the latest when the daemon is killed.
+        daemon has; that call may hang, so it is made in a thread, which returns at the latest when the daemon is killed.
         """
         timing = self._tools.timing
         answer = asyncio.ensure_future(self._first_answer())
@@ -216,8 +222,8 @@ class Session:
                 if finding := await self._diagnose(client):
                     self._tell(State.STARTING, finding)
                 await _first(answer, child.exited, self._stop, timeout=timing.start - timing.slow)
-            if answer.done() and answer.result() is None:
-                # Its daemon refused; it takes a moment to end.
+            if answer.done() and (answer.result() is None or client.explain(child.output)):
+                # It refused, and takes a moment to end. Some threads of s3fs go on answering meanwhile; but it complains first.
                 await _first(child.exited, self._stop, timeout=timing.leave)
             if self._stop.done():
                 return False
@@ -236,15 +242,41 @@ class Session:
         table = await self._tools.watcher.wait_for(lambda table: self._private(table) is not None)
         mount = self._private(table)
         assert mount is not None
-        try:
-            await self._tools.executor.run(f"statfs {self.mount.source} {self._restarts}", os.statvfs, self._place.mountpoint)
-        except OSError:
-            return None
-        return mount.device
+        return mount.device if await self._statfs() else None
 
     def _private(self, table: MountTable) -> Mount | None:
         mount = table.at(self._place.mountpoint)
         return mount if mount is not None and mount.source == self.mount.source else None
+
+    async def _watch_over(self, child: Child) -> None:
+        """Until the client ends or is to stop. One that answers nothing any more is reported, and killed if that lasts."""
+        timing = self._tools.timing
+        while True:
+            await _first(child.exited, self._stop, timeout=timing.look)
+            if not child.alive or self._stop.done():
+                return
+            answer = asyncio.ensure_future(self._statfs())
+            await _first(answer, child.exited, self._stop, timeout=timing.stuck)
+            if not answer.done() and child.alive and not self._stop.done():
+                self._tell(State.SERVING, Finding("ClientStuck", _STUCK, lasting=False))
+                await _first(answer, child.exited, self._stop, timeout=timing.hopeless)
+            if not answer.done():
+                answer.cancel()
+                if child.alive and not self._stop.done():
+                    _log.warning("client is stuck, and is killed", source=self.mount.source, pid=child.pid)
+                    child.signal(signal.SIGKILL)
+                    await _first(child.exited, timeout=timing.leave)
+                    return
+            elif self._finding:
+                self._tell(State.SERVING)
+
+    async def _statfs(self) -> bool:
+        """Whether the private mount answers, be it with an error. In a thread, which may hang as long as the client does."""
+        try:
+            await self._tools.executor.run(f"statfs {self.mount.source} {self._restarts}", os.statvfs, self._place.mountpoint)
+        except OSError:
+            return False
+        return True
 
     # --- the end of a client
 
@@ -353,7 +385,8 @@ class Session:
         """From the storage's own answer if it has a complaint, else from the client's last words."""
         code = child.exited.result() if not child.alive else 0
         _log.warning("client ended", source=self.mount.source, code=code, output=child.output[-2000:])
-        died = Finding("ClientExited", _died(self.mount, code), lasting=False)
+        stuck = self._finding if self._finding and self._finding.reason == "ClientStuck" else None
+        died = stuck or Finding("ClientExited", _died(self.mount, code), lasting=False)
         if self._device is not None:
             # It served: what shows is dead from now on, whatever the reason turns out to be.
             self._device = None
@@ -387,6 +420,7 @@ class Session:
         await _first(self._give_up if self._stop.done() else self._stop, timeout=pause)
 
 
+_STUCK: Final = "the client does not answer; if that lasts it is started again. Look at the limits of the class"
 _SLOW: Final = (
     "the client did not begin to serve within {seconds:.0f} s; it is tried again. Look at the limits of the class if this lasts"
 )

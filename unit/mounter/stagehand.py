@@ -8,6 +8,8 @@ import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
+
 from dynvol.api import names
 from dynvol.api.mounts import MountReport, Phase, WantedMount
 from dynvol.mount import mountinfo
@@ -24,8 +26,17 @@ from .storage import ACCESS_KEY, SECRET_KEY, Storage
 
 POD = "11111111-2222-3333-4444-555555555555"
 QUICK = Timing(
-    start=15, slow=2, first_retry=0.05, last_retry=0.5, lasting_retry=0.2, patience=0.3, linger=3, leave=2, flush_poll=0.05
+    start=15,
+    slow=2,
+    first_retry=0.05,
+    last_retry=0.5,
+    lasting_retry=0.2,
+    patience=0.3,
+    linger=3,
+    leave=2,
+    flush_poll=0.05,
 )
+WATCHFUL = msgspec.structs.replace(QUICK, look=0.3, stuck=1, hopeless=1)
 
 
 def wanted(

@@ -13,27 +13,50 @@ import pytest
 
 from dynvol.api import names
 from dynvol.api.mounts import Phase
-from dynvol.mount import mountinfo
+from dynvol.mount import mountinfo, propagation
+from dynvol.mounter.session import Timing
 from unit.mount import fusedaemon
-from unit.mount.namespaces import run_in_child
+from unit.mount.namespaces import Namespace, run_in_child
 
-from .stagehand import POD, Hand, engine, in_thread, prepare, wanted
+from .stagehand import POD, QUICK, WATCHFUL, Hand, engine, in_thread, prepare, wanted
 from .storage import ACCESS_KEY, SECRET_KEY, Storage, free_port, serving
 
 CLIENTS = ["s3fs", "rclone"]
 Story = Callable[[Hand, Storage], Awaitable[None]]
 
 
-def play(playground: str, story: Story, **secret: str) -> None:
+def play(
+    playground: str, story: Story, *, secret: dict[str, str] | None = None, shared: bool = False, timing: Timing = QUICK
+) -> None:
     """Run a story with an engine and a storage that has `bucket-a` with the object `hello`."""
 
     async def scene() -> None:
         with serving(Path(playground, "s3")) as storage:
             storage.make_bucket("bucket-a", hello="hello from a\n")
-            async with engine(prepare(playground, secret=secret or None)) as hand:
+            place = prepare(playground, secret=secret)
+            if shared:
+                propagation.bind(place.root, place.root)
+                propagation.make_shared(place.root)
+            async with engine(place, timing=timing) as hand:
                 await story(hand, storage)
 
     asyncio.run(scene())
+
+
+def container_of(hand: Hand) -> Namespace:
+    """Where mounts below the root arrive, and none leave."""
+
+    def receive_only() -> None:
+        propagation.make_slave(hand.stage.root)
+
+    return Namespace.copy(prepare=receive_only)
+
+
+def hold_open(path: Path, ready: Callable[[], None]) -> None:
+    with path.open() as file:
+        file.read(1)
+        ready()
+        signal.pause()
 
 
 @pytest.mark.root
@@ -157,7 +180,7 @@ def test_several_pods_share_one_client(playground: str) -> None:
         assert len(hand.tools.children._running) == 1
         await hand.mounted(second)
         assert await in_thread(Path(hand.stage.root, "other/data/hello").read_text) == "hello from a\n"
-        assert not hand.shown().exists()
+        await hand.until_true(lambda: not hand.shown().exists())
 
     play(playground, story)
 
@@ -233,7 +256,7 @@ def test_a_wrong_secret_is_said_and_the_right_one_is_taken_up(playground: str, c
         await asyncio.to_thread(Path(hand.stage.credentials, names.SECRET_KEY).write_text, SECRET_KEY)
         await hand.mounted(mount)
 
-    play(playground, story, **{names.ACCESS_KEY: ACCESS_KEY, names.SECRET_KEY: "wrong"})
+    play(playground, story, secret={names.ACCESS_KEY: ACCESS_KEY, names.SECRET_KEY: "wrong"})
 
 
 @pytest.mark.root
@@ -243,7 +266,7 @@ def test_a_secret_without_a_key_names_the_key(playground: str) -> None:
         assert found.reason == "SecretKeyMissing"
         assert "`secret-access-key`" in found.message
 
-    play(playground, story, **{names.ACCESS_KEY: ACCESS_KEY})
+    play(playground, story, secret={names.ACCESS_KEY: ACCESS_KEY})
 
 
 @pytest.mark.root
@@ -290,6 +313,65 @@ def test_a_client_that_is_stopped_neither_holds_up_the_loop_nor_its_own_end(play
         await hand.until(lambda found: len(hand.tools.children._running) == 1, within=10)
 
     play(playground, story)
+
+
+@pytest.mark.root
+def test_a_client_that_answers_nothing_is_reported_then_killed_and_started_again(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage)
+        await hand.mounted(mount)
+        os.kill(hand.client(mount), signal.SIGSTOP)
+        await hand.until(lambda found: [(r.phase, r.reason) for r in found] == [(Phase.FAILED, "ClientStuck")])
+        await hand.until(lambda found: [(r.phase, r.restarts) for r in found] == [(Phase.MOUNTED, 1)])
+        assert await in_thread((hand.shown() / "hello").read_text) == "hello from a\n"
+
+    play(playground, story, timing=WATCHFUL)
+
+
+@pytest.mark.root
+def test_a_client_that_answers_again_is_as_good_as_before(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage)
+        await hand.mounted(mount)
+        os.kill(hand.client(mount), signal.SIGSTOP)
+        await hand.until(lambda found: [r.reason for r in found] == ["ClientStuck"])
+        os.kill(hand.client(mount), signal.SIGCONT)
+        await hand.until(lambda found: [(r.phase, r.restarts) for r in found] == [(Phase.MOUNTED, 0)])
+
+    play(playground, story, timing=WATCHFUL)
+
+
+@pytest.mark.root
+def test_a_pod_whose_directory_is_gone_gets_nothing_and_leaves_nothing(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        hand.shown().parent.rmdir()
+        found = await hand.failed(wanted(storage))
+        assert found.reason == "PodDirectoryMissing"
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not found)
+        assert os.listdir(hand.stage.root) == []
+
+    play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_container_sees_mounts_come_and_go_and_keeps_what_it_has_open(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        with container_of(hand) as container:
+            await hand.mounted(wanted(storage, mounter=client))
+            held = hand.shown() / "hello"
+            assert await in_thread(lambda: container.run(held.read_text)) == "hello from a\n"
+            program = await asyncio.to_thread(container.start, lambda ready: hold_open(held, ready))
+            hand.engine.set_wanted([])
+            await hand.until(lambda found: [r.reason for r in found] == ["FilesOpen"])
+            assert await in_thread(lambda: container.run(lambda: os.listdir(hand.stage.root))) == [POD]
+            assert await in_thread(lambda: container.run(held.exists)) is False
+            os.kill(program, signal.SIGKILL)
+            await asyncio.to_thread(os.waitpid, program, 0)
+            await hand.until(lambda found: not found, within=2)
+
+    play(playground, story, shared=True)
 
 
 @pytest.mark.root

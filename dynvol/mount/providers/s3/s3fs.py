@@ -114,6 +114,8 @@ class S3fs:
             # Without it the mount's root would be open to all, whatever `umask` says.
             "mp_umask": self._bucket.umask,
             "tmpdir": place.cache,
+            # Into a pipe its log is buffered until it ends; a log file is written at once, so before it answers the kernel.
+            "logfile": "/dev/stderr",
             **({"use_session_token": ""} if token else {"passwd_file": f"{place.secrets}/passwd"}),
         }
 
@@ -139,6 +141,7 @@ _LAST_WORDS: Final = (
     (re.compile(r"bucket or key not found"), "NoSuchBucket", 'bucket "{name}" does not exist at {url}; create it or correct it'),
     (re.compile(r"invalid credentials"), "AccessDenied", "{url} refuses the credentials in the class's Secret; correct them"),
     (re.compile(r"unable to connect"), "EndpointUnreachable", "{url} cannot be reached from this node; check the endpoint"),
+    (re.compile(r"result of checking service"), "UnexpectedAnswer", '{url} refuses to serve bucket "{name}" to s3fs'),
     (
         re.compile(r"unable to access MOUNTPOINT|/dev/fuse"),
         "FuseUnavailable",
