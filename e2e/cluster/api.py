@@ -225,7 +225,8 @@ class Mirror:
     async def _relist(self) -> str:
         body = await self._api.get(self._url, **self._params)
         fresh = {key_of(obj): obj for obj in body.get("items") or []}
-        gone = [obj for key, obj in self.objects.items() if key not in fresh]
+        alive = {obj["metadata"]["uid"] for obj in fresh.values()}
+        gone = [obj for obj in self.objects.values() if obj["metadata"]["uid"] not in alive]
         self.objects = fresh
         for obj in gone:
             self._tell("DELETED", obj)

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -34,7 +35,7 @@ from e2e.cluster.processes import Process, spawn
 
 log = logging.getLogger(__name__)
 
-APISERVER, CONTROLLERS = "apiserver", "controllers"
+APISERVER, CONTROLLERS, GUARD = "apiserver", "controllers", "guard"
 START_LIMIT = 60.0  # seconds for a part to come up
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +82,7 @@ class LocalCluster:
 
     async def __aenter__(self) -> Self:
         try:
-            await self.up()
+            await self.up(guarded=True)
         except BaseException:
             await asyncio.shield(self.down())
             raise
@@ -121,7 +122,7 @@ class LocalCluster:
         """A part's process, if it was ever started."""
         if part.startswith("kubelet/"):
             return self._kubelet(part.removeprefix("kubelet/"))
-        if part in {APISERVER, CONTROLLERS}:
+        if part in {APISERVER, CONTROLLERS, GUARD}:
             return Process.recorded(self.state / "run" / f"{part}.json")
         return self.machine(part)
 
@@ -146,12 +147,17 @@ class LocalCluster:
 
     # Up and down
 
-    async def up(self) -> None:
-        """Start what does not run, and wait until all nodes are Ready. May be repeated, and survives a dirty folder."""
+    async def up(self, *, guarded: bool = False) -> None:
+        """Start what does not run, and wait until all nodes are Ready. May be repeated, and survives a dirty folder.
+
+        A guarded cluster goes down by itself when the calling process ends; any other stays until `down`.
+        """
         check_machine()
         (self.state / "run").mkdir(parents=True, exist_ok=True)
         if not (self.state / "cluster.json").exists():
             self._choose_settings()
+        if guarded and not self._runs(GUARD):
+            self._spawn(GUARD, "e2e.cluster.guard", "--state", str(self.state), "--owner", str(os.getpid()))
         pki.ensure(self.state, server=self.settings.server)
         if not self._runs(APISERVER):
             await self.start(APISERVER)
@@ -180,7 +186,13 @@ class LocalCluster:
 
     def _complain_if_dead(self, part: str) -> None:
         if not self._runs(part):
-            raise ClusterError(f"{part} ended while starting; see {self.state}")
+            raise ClusterError(f"{part} ended while starting:\n{self._last_words(part)}")
+
+    def _last_words(self, part: str) -> str:
+        try:
+            return (self.state / "run" / f"{part}.log").read_text()[-2000:]
+        except OSError:
+            return "(it left no log)"
 
     async def down(self, *, keep_state: bool = False) -> None:
         """End everything, whatever state it is in, and remove the folder. What cannot be removed is an error.
@@ -196,7 +208,8 @@ class LocalCluster:
             if process := self.machine(folder.name):
                 await process.end(grace=0)
         for record in sorted((self.state / "run").glob("*.json"), reverse=True):
-            if process := Process.recorded(record):
+            process = Process.recorded(record)
+            if process and process.pid != os.getpid():  # the guard does not end itself
                 await process.end()
         await asyncio.to_thread(cgroups.remove, self.cgroup)
         if left := mounts.below(self.state):
@@ -261,7 +274,7 @@ class LocalCluster:
             extra={"PYTHONPATH": str(PROJECT)},
         )
         if not await process.gone(within=START_LIMIT) or not self._runs(node):
-            raise ClusterError(f"{node} did not start:\n{(self.state / 'run' / f'{node}.log').read_text()[-2000:]}")
+            raise ClusterError(f"{node} did not start:\n{self._last_words(node)}")
 
     def _kubelet_command(self, node: str) -> list[str]:
         settings = self.settings

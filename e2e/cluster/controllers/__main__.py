@@ -20,6 +20,7 @@ from e2e.cluster.controllers.job import Jobs
 from e2e.cluster.controllers.namespaces import NamespaceDefaults, NamespaceDeletion
 from e2e.cluster.controllers.nodes import NodeLifecycle, PodGarbage
 from e2e.cluster.controllers.replicaset import ReplicaSets
+from e2e.cluster.controllers.resources import Resources
 from e2e.cluster.controllers.scheduler import Scheduler
 from e2e.cluster.controllers.statefulset import StatefulSets
 
@@ -36,6 +37,8 @@ async def run(options: argparse.Namespace) -> None:
     async with ApiClient(options.kubeconfig) as api, asyncio.TaskGroup() as tasks:
         mirrors = loop.Mirrors(api, tasks)
         all_pods, nodes = mirrors.of("v1", "pods"), mirrors.of("v1", "nodes")
+        definitions = mirrors.of("apiextensions.k8s.io/v1", "customresourcedefinitions")
+        resources = Resources(api, definitions=definitions)
         controllers: list[loop.Controller] = [
             NamespaceDefaults(api),
             Scheduler(api, all_pods=all_pods, nodes=nodes),
@@ -45,13 +48,13 @@ async def run(options: argparse.Namespace) -> None:
             StatefulSets(api),
             Jobs(api),
             Endpoints(api, services=mirrors.of("v1", "services")),
-            NamespaceDeletion(api),
+            NamespaceDeletion(api, resources=resources),
             NodeLifecycle(api, grace=options.node_grace),
             PodGarbage(api, all_pods=all_pods, quarantine=options.pod_quarantine),
         ]
         for controller in controllers:
             tasks.create_task(loop.run(controller, mirrors), name=type(controller).__name__)
-        tasks.create_task(GarbageCollector(api, mirrors).run(), name="garbage collector")
+        tasks.create_task(GarbageCollector(api, mirrors, resources=resources).run(), name="garbage collector")
 
 
 async def _until_told(options: argparse.Namespace) -> None:

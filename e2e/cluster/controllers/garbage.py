@@ -16,12 +16,12 @@ import aiohttp
 
 from e2e.cluster.api import ApiClient, ApiError, Object, path
 from e2e.cluster.controllers.loop import Mirrors, Queue, delete_if_there, fetch
-from e2e.cluster.controllers.resources import Resource, discover
+from e2e.cluster.controllers.resources import Resource, Resources
 
 log = logging.getLogger(__name__)
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
-REDISCOVER = 1.0  # seconds; a new CRD's objects are garbage-collected soon after
+SETTLE = 1.0  # seconds after a CRD has changed: by then the API server serves its objects
 _NEVER_OWNED = {"events", "componentstatuses"}
 
 
@@ -52,8 +52,9 @@ class _Node:
 
 
 class GarbageCollector:
-    def __init__(self, api: ApiClient, mirrors: Mirrors) -> None:
+    def __init__(self, api: ApiClient, mirrors: Mirrors, *, resources: Resources) -> None:
         self._api = api
+        self._resources = resources
         self._mirrors = mirrors
         self._nodes: dict[str, _Node] = {}
         self._dependents: dict[str, set[str]] = defaultdict(set)
@@ -74,11 +75,12 @@ class GarbageCollector:
     async def _discover(self) -> None:
         while True:
             try:
-                for resource in await discover(self._api):
+                for resource in await self._resources.known():
                     self._follow(resource)
+                await self._resources.changed.wait()
             except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
                 log.info("gc: no discovery because=%s", error)
-            await asyncio.sleep(REDISCOVER)
+            await asyncio.sleep(SETTLE)
 
     def _follow(self, resource: Resource) -> None:
         key = (resource.group_version, resource.kind)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from e2e.cluster.api import ApiClient, ApiError, Key, Object, path
 from e2e.cluster.controllers.loop import fetch
-from e2e.cluster.controllers.resources import discover
+from e2e.cluster.controllers.resources import Resources
 
 ROOT_CA = "kube-root-ca.crt"
 
@@ -49,8 +49,9 @@ class NamespaceDeletion:
 
     watches: ClassVar = [("v1", "namespaces")]
 
-    def __init__(self, api: ApiClient) -> None:
+    def __init__(self, api: ApiClient, *, resources: Resources) -> None:
         self._api = api
+        self._resources = resources
 
     def concerns(self, resource: str, obj: Object) -> Iterable[Key]:
         return [("", obj["metadata"]["name"])] if "deletionTimestamp" in obj["metadata"] else []
@@ -71,7 +72,7 @@ class NamespaceDeletion:
     async def _empty(self, namespace: str) -> dict[str, int]:
         """Ask for the deletion of everything; what is still there, by resource."""
         left: dict[str, int] = {}
-        for resource in await discover(self._api):
+        for resource in await self._resources.known():
             if not resource.namespaced:
                 continue
             url = path(resource.group_version, resource.name, namespace=namespace)

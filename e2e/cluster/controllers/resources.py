@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
-from e2e.cluster.api import ApiClient, ApiError, Object
+from e2e.cluster.api import ApiClient, ApiError, Mirror, Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,28 @@ class Resource:
     kind: str
     namespaced: bool
     verbs: frozenset[str]
+
+
+class Resources:
+    """The discovered resources, asked for again only when a CRD has changed since."""
+
+    def __init__(self, api: ApiClient, *, definitions: Mirror) -> None:
+        self._api = api
+        self._known: list[Resource] | None = None
+        self.changed = asyncio.Event()
+        definitions.listen(lambda kind, obj: self._forget())
+
+    def _forget(self) -> None:
+        self._known = None
+        self.changed.set()
+
+    async def known(self) -> list[Resource]:
+        while self._known is None:
+            self.changed.clear()
+            found = await discover(self._api)
+            if not self.changed.is_set():
+                self._known = found
+        return self._known
 
 
 async def discover(api: ApiClient) -> list[Resource]:

@@ -140,7 +140,7 @@ def field(pod: Object, field_path: str, facts: Facts) -> str:
             return str(metadata[field_path.split(".")[1]])
         case "metadata.labels" | "metadata.annotations":
             pairs = metadata.get(field_path.split(".")[1]) or {}
-            return "".join(f"{key}={_quoted(value)}\n" for key, value in sorted(pairs.items()))
+            return "\n".join(f"{key}={_quoted(value)}" for key, value in sorted(pairs.items()))
         case "spec.nodeName" | "spec.serviceAccountName":
             return str(spec.get(field_path.split(".")[1], ""))
         case "status.podIP" | "status.podIPs":

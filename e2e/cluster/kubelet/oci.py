@@ -103,7 +103,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """All that a configuration is made of. `cgroup` is empty where cgroups cannot be written."""
+    """All that a configuration is made of. `cgroup` is empty where cgroups cannot be written.
+
+    `unified_cgroups` is version 2, where the unprivileged see their own group as the root, as containerd has it.
+    """
 
     arguments: Sequence[str]
     environment: Sequence[str]
@@ -116,6 +119,7 @@ class ContainerSpec:
     privileged: bool = False
     read_only_root: bool = False
     no_new_privileges: bool = False
+    unified_cgroups: bool = False
     host_pid: bool = False
     host_ipc: bool = False
     add_capabilities: Sequence[str] = ()
@@ -195,6 +199,7 @@ def _linux(spec: ContainerSpec) -> Json:
     kinds = ["mount", "uts"]
     kinds += [] if spec.host_pid else ["pid"]
     kinds += [] if spec.host_ipc else ["ipc"]
+    kinds += ["cgroup"] if spec.cgroup and spec.unified_cgroups and not spec.privileged else []
     # runc needs to be told of the host's mounts only where one must be heard of, or heard from.
     propagations = {mount.propagation for mount in spec.mounts}
     rootfs = "rshared" if Propagation.BIDIRECTIONAL in propagations else "rslave"

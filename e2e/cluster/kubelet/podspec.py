@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster import mounts
+from e2e.cluster import cgroups, mounts
 from e2e.cluster.api import Object
 from e2e.cluster.children import PATH
 from e2e.cluster.kubelet import environment, oci, quantity
@@ -72,6 +72,7 @@ def build(pod: Object, container: Object, around: Surroundings, *, images: Image
         user=user,
         mounts=[*own_mounts(container, around), *volume_mounts(container, around, privileged=privileged)],
         cgroup=cgroup,
+        unified_cgroups=cgroups.is_unified(),
         limits=limits_of(container),
         privileged=privileged,
         read_only_root=bool(security.get("readOnlyRootFilesystem")),

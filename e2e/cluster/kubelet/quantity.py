@@ -15,7 +15,7 @@ def parse(text: str | int | float) -> Decimal:
     """The value of a quantity in its base unit (cores, bytes)."""
     word = str(text).strip()
     if word[-2:] in _BINARY:
-        return Decimal(word[:-2]) * _BINARY[word[-2:]]
+        return Decimal(word[:-2]) * int(_BINARY[word[-2:]])
     if word[-1:] in _DECIMAL:
         return Decimal(word[:-1]) * _DECIMAL[word[-1:]]
     return Decimal(word)

@@ -154,13 +154,11 @@ class Runtime:
         self._prepare(container)
         try:
             _write_json(container.directory / "config.json", oci.config(make_spec(cgroup)))
-            outcome = await children.run(self._shim_command(container))
+            await children.run(self._shim_command(container))
         except (Exception, asyncio.CancelledError):
             await self.remove(container)
             raise
-        if outcome.code != 0:
-            ended = {"code": 128, "reason": "StartError", "message": outcome.errors.strip()}
-            _write_json(container.directory / "exit.json", ended | {"startedAt": meta.created, "finishedAt": now()})
+        self.settle(container)
         return container
 
     def _shim_command(self, container: Container) -> list[str | Path]:
@@ -214,8 +212,11 @@ class Runtime:
 
     async def signal(self, container: Container, number: signal.Signals) -> None:
         """Send a signal to the container's first process; to all of them where they share the node's process ids."""
-        everyone = ["--all"] if number == signal.SIGKILL else []
-        await self.runc("kill", *everyone, container.meta.id, str(int(number)))
+        if number == signal.SIGKILL:
+            killed = await self.runc("kill", "--all", container.meta.id, str(int(number)))
+            if killed.code == 0:
+                return
+        await self.runc("kill", container.meta.id, str(int(number)))
 
     async def runc(self, *arguments: str, limit: float = 30.0) -> children.Outcome:
         return await children.run(["runc", "--root", self._runc_root, *arguments], limit=limit)

@@ -4,9 +4,10 @@ A program by itself (`python -I -S shim.py DIRECTORY ID RUNC_ROOT OOM_FILE LOG_F
 library, since one runs for each container. It starts the container with runc, writes what it prints in the CRI log
 format, waits for it, and leaves the outcome in DIRECTORY/exit.json. It decides nothing: no restarts, no clean-up.
 
-1. Fork: the parent waits for one line that says `started`, or what went wrong, passes it on and ends.
-2. The child becomes a sub-reaper: the container's first process, orphaned by `runc create`, becomes its child.
-3. `runc create`, then `runc start`; DIRECTORY/shim.json tells a later kubelet whom to wait for.
+1. Fork: the parent waits until the child has started the container, or failed to, and ends.
+2. The child becomes a sub-reaper: the container's first process, orphaned by `runc create`, becomes its child. By
+   DIRECTORY/shim.json a later kubelet knows whom to wait for, from here on.
+3. `runc create`, then `runc start`. If that fails, this is how the container ended: exit.json says so, with runc's words.
 4. Copy output until the container has ended and its pipes are drained.
 5. Write exit.json under another name, then rename: it is there in full or not at all.
 """
@@ -21,6 +22,7 @@ import sys
 import time
 
 PR_SET_CHILD_SUBREAPER = 36
+START_ERROR = 128  # the exit code that containerd gives a container that could not start
 LINE_LIMIT = 16 * 1024  # as containerd: a longer line is written in parts, tagged P
 
 
@@ -151,20 +153,21 @@ def supervise(report: int, directory: str, name: str, root: str, oom_file: str, 
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
+    me = os.getpid()
+    record = {"pid": me, "start": start_time(me), "container": 0, "startedAt": stamp()}
+    write_json(os.path.join(directory, "shim.json"), record)
+    begun = stamp()
     try:
         pid, out, err = launch(directory, name, root)
     except (RuntimeError, OSError) as error:
-        os.write(report, str(error).encode())
+        failure = {"code": START_ERROR, "reason": "StartError", "message": str(error)}
+        write_json(os.path.join(directory, "exit.json"), failure | {"startedAt": begun, "finishedAt": stamp()})
         return
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     os.write(wake, b"\0")
     begun = stamp()
-    me = os.getpid()
-    write_json(
-        os.path.join(directory, "shim.json"),
-        {"pid": me, "start": start_time(me), "container": pid, "startedAt": begun},
-    )
+    write_json(os.path.join(directory, "shim.json"), record | {"container": pid, "startedAt": begun})
     os.write(report, b"started")
     os.close(report)
     detach_output()
@@ -195,11 +198,8 @@ def main(arguments: list[str]) -> int:
         supervise(report, *arguments)
         os._exit(0)
     os.close(report)
-    said = os.read(receive, 65536).decode(errors="replace")
-    if said == "started":
-        return 0
-    sys.stderr.write(said or "the shim ended before the container started")
-    return 1
+    os.read(receive, 16)
+    return 0
 
 
 if __name__ == "__main__":

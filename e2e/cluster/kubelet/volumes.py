@@ -9,6 +9,7 @@ then one symbolic link swapped, so that a reader sees all of the old or all of t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -75,7 +76,7 @@ class Volumes:
         """Make one volume, or bring what is in it up to date; returns its path on the node. Safe to repeat."""
         kind = _kind(volume)
         if kind == "hostPath":
-            return _host_path(volume["hostPath"])
+            return await asyncio.to_thread(_host_path, volume["hostPath"])
         folder: Path = self.pod_directory(pod["metadata"]["uid"]) / "volumes" / _PLUGINS[kind] / volume["name"]
         if kind == "csi":
             return await self._mount_csi(pod, volume, folder)
@@ -83,9 +84,8 @@ class Volumes:
             _empty_dir(volume.get("emptyDir") or {}, folder, _fs_group(pod))
             return folder
         files = await self._files(pod, kind, volume[kind], facts)
-        if kind in _MEMORY_BACKED and not mounts.is_mounted(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            mounts.tmpfs(folder, options="mode=0755,size=64m")
+        if kind in _MEMORY_BACKED:
+            _ensure_memory_backed(folder)
         _write_atomically(folder, files, group=_fs_group(pod))
         return folder
 
@@ -214,7 +214,7 @@ class Volumes:
         if mounts.is_mounted(folder):
             mounts.unmount(folder)
         if not mounts.below(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def remove_pod_directory(self, uid: str) -> bool:
         """Remove what is left of a pod, unless something is mounted or published there; says whether it is gone."""
@@ -267,6 +267,13 @@ def _host_path(source: Object) -> Path:
     if kind in checks and not checks[kind]():
         raise MountError(f"hostPath type check failed: {found} is not a {kind.removesuffix('OrCreate').lower()}")
     return found
+
+
+def _ensure_memory_backed(folder: Path) -> None:
+    """What came from the API in confidence is never written to a disk."""
+    if not mounts.is_mounted(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        mounts.tmpfs(folder, options="mode=0755,size=64m")
 
 
 def _empty_dir(source: Object, folder: Path, group: int | None) -> None:

@@ -335,7 +335,7 @@ class Worker:
         try:
             around = await self._surroundings(spec)
             make = partial(self._oci_spec, spec, around)
-            make("")  # what is wrong with the description is known before anything is made
+            await asyncio.to_thread(make, "")  # what is wrong with the description is known before anything is made
             self._event("Pulled", f'Container image "{image}" already present on machine', container=name)
             whose = {**{key: self.pod["metadata"][key] for key in ("namespace", "name")}, "uid": self._uid}
             container = await self._host.runtime.start(make, pod=whose, name=name, attempt=attempt, image=image, init=initial)

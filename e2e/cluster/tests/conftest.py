@@ -32,7 +32,7 @@ def cluster() -> Iterator[LocalCluster]:
     with tempfile.TemporaryDirectory(prefix="cluster-test-") as folder:
         local = LocalCluster(Path(folder) / "state", nodes=2, crash_backoff=1.0, refresh=0.5, heartbeat=1.0)
         try:
-            asyncio.run(local.up())
+            asyncio.run(local.up(guarded=True))
             yield local
         finally:
             asyncio.run(local.down())
@@ -56,7 +56,7 @@ class Space:
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **metadata}, "spec": spec}
         return await self.api.create(self.pods(), body)
 
-    async def wait(self, name: str, condition: str = "condition=Ready", *, limit: float = 30) -> None:
+    async def wait(self, name: str, condition: str = "condition=Ready", *, limit: float = 60) -> None:
         await self.kubectl("wait", f"pod/{name}", f"--for={condition}", f"--timeout={limit}s")
 
     async def pod(self, name: str) -> Object:

@@ -84,7 +84,7 @@ async def driver(space: Space) -> AsyncIterator[Driver]:
     url = path("storage.k8s.io/v1", "csidrivers")
     await space.api.create(url, body)
     yield Driver(space, name)
-    await space.kubectl("delete", "pods", "--all", "--selector=!driver", "--wait", "--timeout=30s", check=False)
+    await space.kubectl("delete", "pods", "--all", "--selector=!driver", "--wait", "--timeout=60s", check=False)
     await space.api.delete(f"{url}/{name}")
 
 
@@ -132,7 +132,7 @@ async def test_a_deleted_pod_is_unpublished_and_its_directory_goes(driver: Drive
     await space.run("user", driver.user())
     await space.wait("user")
     pod = await space.pod("user")
-    await space.kubectl("delete", "pod", "user", "--wait", "--timeout=20s")
+    await space.kubectl("delete", "pod", "user", "--wait", "--timeout=60s")
     machine = space.cluster.machine(NODE)
     assert machine is not None
     assert await driver.calls() == ["publish", "unpublish"]
@@ -178,7 +178,7 @@ async def _is_gone(place: Path) -> bool:
 async def test_a_restarted_driver_registers_again(driver: Driver) -> None:
     space = driver.space
     await driver.start()
-    await space.kubectl("delete", "pod", "driver", "--wait", "--timeout=20s")
+    await space.kubectl("delete", "pod", "driver", "--wait", "--timeout=60s")
     await driver.start()
     await space.run("user", driver.user())
     await space.wait("user")
@@ -189,7 +189,7 @@ async def test_a_pod_cannot_go_before_its_driver_has_unpublished(driver: Driver)
     await driver.start()
     await space.run("user", driver.user())
     await space.wait("user")
-    await space.kubectl("delete", "pod", "driver", "--wait", "--timeout=20s")
+    await space.kubectl("delete", "pod", "driver", "--wait", "--timeout=60s")
     await space.kubectl("delete", "pod", "user", "--wait=false")
 
     async def ended() -> bool:
@@ -197,4 +197,4 @@ async def test_a_pod_cannot_go_before_its_driver_has_unpublished(driver: Driver)
 
     await eventually(ended)
     await driver.start()
-    await space.kubectl("wait", "pod/user", "--for=delete", "--timeout=30s")
+    await space.kubectl("wait", "pod/user", "--for=delete", "--timeout=60s")

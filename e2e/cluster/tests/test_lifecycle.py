@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from e2e.cluster import cgroups, mounts
-from e2e.cluster.lifecycle import LocalCluster
+from e2e.cluster.lifecycle import PROJECT, LocalCluster
 from e2e.cluster.processes import Process, spawn
 from e2e.cluster.tests.conftest import Space
 from e2e.cluster.tests.test_pods import FOREVER, eventually, only, shell
@@ -30,7 +31,7 @@ async def test_containers_outlive_their_kubelet_and_are_adopted(space: Space) ->
     after = await space.pod("p")
     assert await container_of(space, "p") == before
     assert after["status"]["containerStatuses"][0]["restartCount"] == 0
-    await space.kubectl("delete", "pod", "p", "--wait", "--timeout=20s")
+    await space.kubectl("delete", "pod", "p", "--wait", "--timeout=60s")
 
 
 async def _answers(space: Space, pod: str) -> bool:
@@ -45,7 +46,7 @@ async def test_what_happened_while_the_kubelet_was_down_is_caught_up_with(space:
     await space.cluster.kill("kubelet/node-1")
     await space.kubectl("delete", "pod", "goes", "--wait=false")
     await space.cluster.start("kubelet/node-1")
-    await space.kubectl("wait", "pod/goes", "--for=delete", "--timeout=20s")
+    await space.kubectl("wait", "pod/goes", "--for=delete", "--timeout=60s")
     await space.wait("crashes", "jsonpath={.status.phase}=Failed")
     assert (await space.pod("crashes"))["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 5
 
@@ -88,7 +89,7 @@ async def test_a_cluster_that_went_down_leaves_no_process_mount_cgroup_or_file(t
             pod = {"metadata": {"name": "p"}, "spec": only(shell("trap '' TERM; " + FOREVER)), "kind": "Pod"}
             await eventually(lambda: _has_account(cluster))
             await api.create("/api/v1/namespaces/default/pods", {"apiVersion": "v1", **pod})
-        await cluster.kubectl("wait", "pod/p", "--for=condition=Ready", "--timeout=20s")
+        await cluster.kubectl("wait", "pod/p", "--for=condition=Ready", "--timeout=60s")
         inside = cgroups.processes(cluster.cgroup)
         parts = [process for process in cluster.parts().values() if process]
         assert inside
@@ -136,3 +137,31 @@ async def test_a_process_that_will_not_end_is_killed(tmp_path: Path, graceful: b
     await process.end(grace=0.3 if graceful else 0)
     assert not process.alive
     assert asyncio.get_running_loop().time() - begin < 3
+
+
+async def test_a_cluster_goes_down_when_the_process_it_was_for_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, pathlib, sys\n"
+        "from e2e.cluster.lifecycle import PROJECT, LocalCluster\n"
+        "asyncio.run(LocalCluster(pathlib.Path(sys.argv[1])).up(guarded=True))\n"
+        "print('up', flush=True)\n"
+        "input()\n"
+    )
+    state = tmp_path / "state"
+    owner = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, str(state)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=PROJECT,
+    )
+    assert owner.stdout and await owner.stdout.readline() == b"up\n"
+    parts = [process for process in LocalCluster(state).parts().values() if process]
+    owner.kill()
+    await owner.wait()
+    await eventually(lambda: _is_gone(state))
+    assert parts
+    assert not any(process.alive for process in parts)
+
+
+async def _is_gone(place: Path) -> bool:
+    return not place.exists()  # noqa: ASYNC240

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
+import os
 import time
 from collections.abc import Awaitable, Callable
 
@@ -21,7 +23,7 @@ def only(container: Object, **spec: object) -> Object:
     return {"containers": [container], "terminationGracePeriodSeconds": 5, **spec}
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], *, limit: float = 20) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], *, limit: float = 60) -> None:
     async with asyncio.timeout(limit):
         while not await check():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
@@ -170,7 +172,7 @@ async def test_a_program_that_ignores_the_signal_is_killed_when_its_grace_is_ove
     await space.run("p", only(shell("trap '' TERM; while :; do sleep 0.1; done"), terminationGracePeriodSeconds=2))
     await space.wait("p")
     begin = time.monotonic()
-    await space.kubectl("delete", "pod", "p", "--wait", "--timeout=20s")
+    await space.kubectl("delete", "pod", "p", "--wait", "--timeout=60s")
     assert 1.5 < time.monotonic() - begin < 8
 
 
@@ -178,7 +180,7 @@ async def test_a_program_that_obeys_the_signal_ends_at_once(space: Space) -> Non
     await space.run("p", only(shell(FOREVER), terminationGracePeriodSeconds=60))
     await space.wait("p")
     begin = time.monotonic()
-    await space.kubectl("delete", "pod", "p", "--wait", "--timeout=30s")
+    await space.kubectl("delete", "pod", "p", "--wait", "--timeout=60s")
     assert time.monotonic() - begin < 10
 
 
@@ -369,3 +371,31 @@ async def test_the_environment_of_the_cluster_does_not_leak_into_pods(space: Spa
         "PATH", "HOME", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "_", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT",
         "KUBERNETES_SERVICE_PORT_HTTPS",
     }  # fmt: skip
+
+
+async def test_standard_input_reaches_a_program_and_so_does_its_end(space: Space) -> None:
+    await space.run("p", only(shell(FOREVER)))
+    await space.wait("p")
+    config = f"--kubeconfig={space.cluster.kubeconfig}"
+    process = await asyncio.create_subprocess_exec(
+        *("kubectl", config, "-n", space.name, "exec", "-i", "p", "--", "md5sum"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    data = bytes(range(256)) * 4096
+    output, _ = await process.communicate(data)
+    assert output.split()[0].decode() == hashlib.md5(data).hexdigest()
+
+
+async def test_a_terminal_is_given_where_one_is_asked_for(space: Space) -> None:
+    await space.run("p", only(shell(FOREVER)))
+    await space.wait("p")
+    ours, theirs = os.openpty()
+    config = f"--kubeconfig={space.cluster.kubeconfig}"
+    command = ("kubectl", config, "-n", space.name, "exec", "-it", "p", "--", "sh", "-c", "test -t 0 && stty size; exit 4")
+    process = await asyncio.create_subprocess_exec(*command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    assert await asyncio.wait_for(process.wait(), 20) == 4
+    said = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert len(said.splitlines()[0].split()) == 2
