@@ -174,8 +174,13 @@ def test_rclone_gets_the_storage_from_its_file_and_the_place_from_its_flags() ->
     assert file["s3"]["secret_access_key"] == KEYS.secret_key
 
 
-@pytest.mark.parametrize("mounter", CLIENTS)
-@pytest.mark.parametrize("token", ["", "to/ken+=="])
+def test_s3fs_is_not_given_a_session_token() -> None:
+    with pytest.raises(Unusable) as refused:
+        client(mounter="s3fs", credentials=msgspec.structs.replace(KEYS, session_token="token"))
+    assert refused.value.finding.reason == "SessionTokenUnsupported"
+
+
+@pytest.mark.parametrize(("mounter", "token"), [("s3fs", ""), ("rclone", ""), ("rclone", "to/ken+==")])
 def test_credentials_are_in_files_and_nowhere_else(mounter: str, token: str) -> None:
     command = client(mounter=mounter, credentials=msgspec.structs.replace(KEYS, session_token=token)).command(PLACE)
     seen = [*command.argv, *command.environment, *command.environment.values(), repr(command), repr(KEYS)]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence
+from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence, Unusable
 from ..options import Check, flag, integer, one_of
 from . import check
 from .bucket import Bucket
@@ -54,10 +54,18 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
 _STAT_ENTRY: Final = 430
 
 
+_NO_TOKEN: Final = Finding(
+    "SessionTokenUnsupported",
+    "s3fs cannot be given the `session-token` of the class's Secret safely; set the class's mounter to rclone, or use a lasting key",
+)
+
+
 class S3fs:
     checks_storage: Final = True
 
     def __init__(self, bucket: Bucket, credentials: Credentials, *, read_only: bool, options: Mapping[str, str]) -> None:
+        if credentials.session_token:
+            raise Unusable(_NO_TOKEN)
         self._bucket = bucket
         self._credentials = credentials
         self._read_only = read_only
@@ -70,7 +78,7 @@ class S3fs:
         return Command(
             argv=("s3fs", location, place.mountpoint, "-f", "-o", listed),
             environment=self._environment(place),
-            files=self._files(),
+            files={"passwd": f"{self._credentials.access_key}:{self._credentials.secret_key}\n".encode()},
         )
 
     def check(self, *, now: float) -> Request | None:
@@ -100,7 +108,6 @@ class S3fs:
 
     def _fixed(self, place: Place) -> dict[str, str]:
         """What is not the user's to change."""
-        token = bool(self._credentials.session_token)
         return {
             "url": self._bucket.url,
             "endpoint": self._bucket.region,
@@ -116,25 +123,12 @@ class S3fs:
             "tmpdir": place.cache,
             # Into a pipe its log is buffered until it ends; a log file is written at once, so before it answers the kernel.
             "logfile": "/dev/stderr",
-            **({"use_session_token": ""} if token else {"passwd_file": f"{place.secrets}/passwd"}),
+            "passwd_file": f"{place.secrets}/passwd",
         }
 
     def _environment(self, place: Place) -> dict[str, str]:
-        """With a session token s3fs takes its credentials from `$HOME/.aws` (as a file, like all of them)."""
         ca = self._credentials.ca_file
         return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": place.secrets, **({"CURL_CA_BUNDLE": ca} if ca else {})}
-
-    def _files(self) -> dict[str, bytes]:
-        given = self._credentials
-        if not given.session_token:
-            return {"passwd": f"{given.access_key}:{given.secret_key}\n".encode()}
-        lines = (
-            "[default]",
-            f"aws_access_key_id={given.access_key}",
-            f"aws_secret_access_key={given.secret_key}",
-            f"aws_session_token={given.session_token}",
-        )
-        return {".aws/credentials": "\n".join((*lines, "")).encode()}
 
 
 _LAST_WORDS: Final = (
