@@ -29,7 +29,7 @@ from dynvol.webhook.server import application, serving
 log = logs.get(__name__)
 
 LAME_DUCK: Final = 5.0
-"""Seconds of service after saying that it ends: a readiness probe's period, and the way to every API server's endpoints."""
+"""Seconds: a readiness probe's period, and the way to every API server's endpoints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class WebhookSettings:
     """Addresses are host and port.
 
     `host_names` are those by which API servers call: the certificate is made out to them. `configurations` is the name of both
-    webhook configurations, whose caBundle is kept.
+    webhook configurations, whose caBundle is kept. `lame_duck` is for how many seconds it serves on after saying that it ends.
     """
 
     listen: tuple[str, int]
@@ -47,6 +47,7 @@ class WebhookSettings:
     configurations: str
     secret: str
     kubeconfig: Path | None = None
+    lame_duck: float = LAME_DUCK
 
 
 def main(*, listen: str, metrics_listen: str, namespace: str, service: str, secret: str, kubeconfig: str) -> int:
@@ -121,8 +122,8 @@ class _WebhookProcess:
             self._listening = True
             await asked
             self._health.drain()
-            log.info("asked to leave", serving_on_for_seconds=LAME_DUCK)
-            await asyncio.sleep(LAME_DUCK)
+            log.info("asked to leave", serving_on_for_seconds=self._settings.lame_duck)
+            await asyncio.sleep(self._settings.lame_duck)
 
     def _view(self, client: KubeClient) -> InformedView:
         metrics = self._metrics.informers

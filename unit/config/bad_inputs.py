@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         spec(selector={"matchExpressions": [{"key": "a", "operator": "Has"}]}),
         'operator: Unsupported value: "Has"',
     ),
-    "a label's value that cannot be": (spec(selector={"matchLabels": {"a": "b c"}}), "spec.selector.matchLabels.a"),
+    "a label's value that cannot be": (spec(selector={"matchLabels": {"a": "b c"}}), "spec.selector.matchLabels"),
     "no configuration": (spec(s3Config=None), "give exactly one provider configuration"),
     "a provider without its configuration": (
         spec(s3Config=None, storageProvider="s3"),

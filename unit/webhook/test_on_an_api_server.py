@@ -1,4 +1,4 @@
-"""The whole webhook process beside a real kube-apiserver, with the configurations that config/ installs.
+"""The whole webhook process beside an API server, with the configurations that config/ installs.
 
 Only the way to it differs from a cluster's: there are no Services here, so the configurations name a URL.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,48 +19,13 @@ import yaml
 
 from dynvol.api import names
 from dynvol.app.webhook import WebhookSettings, _WebhookProcess
-from e2e.grounds.envtest import EnvTest, assets, free_ports
+from e2e.grounds.envtest import free_ports
+from unit.apiservers import CONFIG, KINDS, Kubectl, apiserver, eventually, needs_kubectl
 
-CONFIG = Path(__file__).parents[2] / "config"
-DEADLINE = 30.0
 SECRET = "dynvol-webhook-certificate"
 CONFIGURATIONS = ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(assets() is None, reason="no kube-apiserver: set KUBEBUILDER_ASSETS to a folder with it and etcd"),
-]
-
-
-@dataclass(frozen=True)
-class Kubectl:
-    kubeconfig: Path
-
-    async def __call__(self, *arguments: str, given: str = "") -> tuple[int, str]:
-        """Exit status, and what it said on both streams."""
-        process = await asyncio.create_subprocess_exec(
-            "kubectl",
-            f"--kubeconfig={self.kubeconfig}",
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.kubeconfig.parent)},
-        )
-        output, _ = await process.communicate(given.encode())
-        assert process.returncode is not None
-        return process.returncode, output.decode()
-
-    async def ok(self, *arguments: str, given: str = "") -> str:
-        status, said = await self(*arguments, given=given)
-        assert status == 0, said
-        return said
-
-    async def apply(self, *objects: dict[str, Any]) -> str:
-        return await self.ok("apply", "-f", "-", given=yaml.safe_dump_all(objects))
-
-    async def json(self, *arguments: str) -> Any:
-        return json.loads(await self.ok(*arguments, "-o", "json"))
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), needs_kubectl]
 
 
 @dataclass(frozen=True)
@@ -97,13 +61,6 @@ async def ready(settings: WebhookSettings) -> bool:
         return False
 
 
-async def eventually(condition: Callable[[], Any]) -> None:
-    """Nothing here tells when a webhook configuration has reached the API server's own cache."""
-    async with asyncio.timeout(DEADLINE):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-
-
 def configurations(port: int) -> list[dict[str, Any]]:
     found = [yaml.safe_load((CONFIG / "webhook" / f).read_text()) for f in ("mutating.yaml", "validating.yaml")]
     for configuration in found:
@@ -123,26 +80,33 @@ def pod(name: str, *, annotations: dict[str, str] | None = None, **spec: Any) ->
     }
 
 
-def namespace(name: str, *, labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None) -> dict[str, Any]:
+def dynamic_volumes(stored: dict[str, Any]) -> list[str]:
+    return [v["name"] for v in stored["spec"].get("volumes", ()) if v.get("csi", {}).get("driver") == names.DRIVER]
+
+
+def namespace(
+    name: str, *, labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """With the service account that a controller manager would make, and without which no pod is admitted."""
     metadata = {"name": name, "labels": labels or {}, "annotations": annotations or {}}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
+    return [{"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, account]
 
 
 ASKED = {names.CLASS_ANNOTATION: "s3-sample", names.ROOT_ANNOTATION: "/buckets"}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    directory = assets()
-    assert directory is not None
-    async with EnvTest(directory, tmp_path_factory.mktemp("control-plane")) as plane:
-        kubectl = Kubectl(plane.kubeconfig)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
+async def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with apiserver(request.param, tmp_path_factory.mktemp("apiserver")) as kubectl:
         await kubectl.ok("apply", "-k", str(CONFIG / "default"))
         for kind in CONFIGURATIONS:
             await kubectl.ok("delete", kind, "dynvol-webhook")
-        await kubectl.apply(namespace("apps"))
+        await kubectl.apply(*namespace("apps"), namespace("kube-system")[1], namespace(names.NAMESPACE)[1])
         await kubectl.ok("wait", "--for=condition=Established", "crd", "--all")
         https, metrics = free_ports(2)
+        # With the rights that config/rbac grants it, and no others.
+        account = await kubectl.account("dynvol-webhook", namespace=names.NAMESPACE)
         settings = WebhookSettings(
             listen=("127.0.0.1", https),
             metrics_listen=("127.0.0.1", metrics),
@@ -150,7 +114,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             host_names=("127.0.0.1",),
             configurations="dynvol-webhook",
             secret=SECRET,
-            kubeconfig=await _kubeconfig_of_the_account(kubectl),
+            lame_duck=0.5,
+            kubeconfig=account.kubeconfig,
         )
         # The configurations come while the webhook waits for them.
         async with webhook(settings):
@@ -161,35 +126,20 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             yield world
 
 
-async def _kubeconfig_of_the_account(kubectl: Kubectl) -> Path:
-    """The webhook runs with the rights that config/rbac grants it, and no others."""
-    token = await kubectl.ok("create", "token", "dynvol-webhook", "-n", names.NAMESPACE)
-    config = json.loads(kubectl.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": token.strip()}
-    path = kubectl.kubeconfig.with_name("webhook.kubeconfig")
-    path.write_text(json.dumps(config))
-    return path
-
-
 async def _trusted(kubectl: Kubectl) -> bool:
     found = [await kubectl.json("get", kind, "dynvol-webhook") for kind in CONFIGURATIONS]
     return all(hook["clientConfig"].get("caBundle") for configuration in found for hook in configuration["webhooks"])
 
 
 async def _injects(kubectl: Kubectl) -> bool:
-    status, said = await tried(kubectl, pod("probe", annotations=ASKED))
+    status, said = await kubectl.tried(pod("probe", annotations=ASKED))
     return status == 0 and "dynamic-volume-root-path" in said
-
-
-async def tried(kubectl: Kubectl, obj: dict[str, Any]) -> tuple[int, str]:
-    """What would become of an object."""
-    return await kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", given=json.dumps(obj))
 
 
 async def test_an_annotated_pod_is_stored_with_its_volume(world: World) -> None:
     said = await world.kubectl.apply(pod("annotated", annotations=ASKED, initContainers=[{"name": "init", "image": "x"}]))
     stored = await world.kubectl.json("get", "pod", "-n", "apps", "annotated")
-    assert stored["spec"]["volumes"][-1]["csi"]["driver"] == names.DRIVER
+    assert dynamic_volumes(stored) == ["dynamic-volume-root-path"]
     assert stored["metadata"]["labels"] == {names.INJECTED_LABEL: "true"}
     for container in (*stored["spec"]["containers"], *stored["spec"]["initContainers"]):
         assert container["volumeMounts"][-1] == {
@@ -210,16 +160,15 @@ async def test_a_refusal_reaches_the_terminal_in_words(world: World) -> None:
 
 async def test_a_silent_pod_of_a_namespace_that_was_just_made_to_speak_gets_its_volume(world: World) -> None:
     speaking = namespace("speaking", labels={names.INJECT: "enabled"}, annotations=ASKED)
-    await world.kubectl.apply(speaking, pod("silent", namespace="speaking"))
+    await world.kubectl.apply(*speaking, pod("silent", namespace="speaking"))
     stored = await world.kubectl.json("get", "pod", "-n", "speaking", "silent")
     assert stored["metadata"]["labels"] == {names.INJECTED_LABEL: "true"}
 
 
 async def test_a_pod_that_opts_out_of_its_namespace_is_left_alone(world: World) -> None:
     speaking = namespace("opting-out", labels={names.INJECT: "enabled"}, annotations=ASKED)
-    await world.kubectl.apply(speaking, pod("out", namespace="opting-out", annotations={names.INJECT: "false"}))
-    stored = await world.kubectl.json("get", "pod", "-n", "opting-out", "out")
-    assert not stored["spec"].get("volumes")
+    await world.kubectl.apply(*speaking, pod("out", namespace="opting-out", annotations={names.INJECT: "false"}))
+    assert dynamic_volumes(await world.kubectl.json("get", "pod", "-n", "opting-out", "out")) == []
 
 
 async def test_a_volume_written_by_hand_is_labelled(world: World) -> None:
@@ -232,13 +181,13 @@ async def test_a_volume_written_by_hand_is_labelled(world: World) -> None:
 @pytest.mark.parametrize("place", ["kube-system", names.NAMESPACE])
 async def test_pods_of_the_system_are_never_touched(world: World, place: str) -> None:
     await world.kubectl.apply(pod("system", namespace=place, annotations=ASKED))
-    assert not (await world.kubectl.json("get", "pod", "-n", place, "system"))["spec"].get("volumes")
+    assert dynamic_volumes(await world.kubectl.json("get", "pod", "-n", place, "system")) == []
 
 
 async def test_a_class_that_cannot_work_is_denied_and_a_tight_one_warned_of(world: World) -> None:
     sample = yaml.safe_load((CONFIG / "samples" / "class.yaml").read_text())
     sample["spec"]["parameters"][names.MEMORY_LIMIT_PARAMETER] = "plenty"
-    status, said = await tried(world.kubectl, sample)
+    status, said = await world.kubectl.tried(sample)
     assert status != 0
     assert "'plenty' is no amount" in said
     said = await world.kubectl.ok("apply", "--dry-run=server", "-f", str(CONFIG / "samples" / "class.yaml"))
@@ -252,13 +201,13 @@ async def test_a_claim_is_denied_for_what_can_never_work_and_warned_of_overlaps(
     assert "Warning: StorageProviderClass s3-sample does not exist" in said
 
     async def warned() -> bool:
-        _, heard = await tried(world.kubectl, {**sample, "metadata": {"name": "second", "namespace": "apps"}})
+        _, heard = await world.kubectl.tried({**sample, "metadata": {"name": "second", "namespace": "apps"}})
         return "overlaps that of claim first" in heard
 
     await eventually(warned)
     sample["metadata"]["name"] = "third"
     sample["spec"]["selector"] = {"matchLabels": {"no such key": "x"}}
-    status, said = await tried(world.kubectl, sample)
+    status, said = await world.kubectl.tried(sample)
     assert status != 0
     assert "cannot be a label's key" in said
 
@@ -293,7 +242,7 @@ async def test_without_a_webhook_only_pods_that_opted_in_are_held_up(world: Worl
             status, said = await world.kubectl(
                 "create", "--dry-run=server", "-f", "-", given=json.dumps(pod("held", annotations=ASKED))
             )
-            return status != 0 and "connection refused" in said
+            return status != 0 and 'failed calling webhook "gone.' in said
 
         await eventually(held_up)
         await world.kubectl.apply(pod("bystander"))
