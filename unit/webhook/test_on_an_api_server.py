@@ -212,6 +212,11 @@ async def test_a_claim_is_denied_for_what_can_never_work_and_warned_of_overlaps(
     assert "cannot be a label's key" in said
 
 
+async def test_applying_the_configurations_again_leaves_the_bundle_alone(world: World) -> None:
+    await world.kubectl.apply(*configurations(world.settings.listen[1]))
+    assert await _trusted(world.kubectl)
+
+
 async def test_a_second_replica_serves_what_the_first_one_made(world: World) -> None:
     before = await world.kubectl.json("get", "secret", "-n", names.NAMESPACE, SECRET)
     async with webhook(world.another()):

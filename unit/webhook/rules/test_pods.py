@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dynvol.api import names
 from dynvol.webhook.rules.admitted import AdmittedPod
@@ -310,3 +312,49 @@ def test_a_mount_in_a_container_that_was_not_chosen_is_in_no_ones_way() -> None:
     containers = [{"name": "app"}, {"name": "other", "volumeMounts": [{"name": "v", "mountPath": "/buckets"}]}]
     given = pod({**ASKED, names.CONTAINERS_ANNOTATION: "app"}, containers=containers, volumes=[{"name": "v", "emptyDir": {}}])
     assert admitted(given)["spec"]["containers"][1] == containers[1]
+
+
+VOLUMES = st.sampled_from(
+    [
+        {"name": "home", "emptyDir": {}},
+        {"name": "dynamic-volume-root-path", "emptyDir": {}},
+        VOLUME,
+        {**VOLUME, "name": "mine"},
+        {"name": "settings", "configMap": {"name": "x"}},
+    ]
+)
+MOUNTS = st.sampled_from(
+    [{"name": "home", "mountPath": "/home"}, {"name": "home", "mountPath": "/buckets/x"}, MOUNT, {**MOUNT, "name": "mine"}]
+)
+CONTAINERS = st.fixed_dictionaries({}, optional={"volumeMounts": st.lists(MOUNTS, max_size=2)})
+ANNOTATIONS = st.sampled_from([{}, ASKED, {CLASS: "s3-sample,other", ROOT: "/a,/b"}, {**ASKED, names.INJECT: "false"}])
+PODS = st.builds(
+    lambda annotations, labels, volumes, init, containers: pod(
+        annotations,
+        labels=labels,
+        containers=[{"name": f"c{n}", **c} for n, c in enumerate(containers)],
+        **({"volumes": volumes} if volumes is not None else {}),
+        **({"initContainers": [{"name": f"i{n}", **c} for n, c in enumerate(init)]} if init else {}),
+    ),
+    ANNOTATIONS,
+    st.sampled_from([None, {}, {"app": "x"}, {names.INJECTED_LABEL: "true"}]),
+    st.none() | st.lists(VOLUMES, max_size=3, unique_by=lambda v: str(v["name"])),
+    st.lists(CONTAINERS, max_size=2),
+    st.lists(CONTAINERS, min_size=1, max_size=2),
+)
+
+
+@given(PODS, st.sampled_from([{}, ASKED]))
+@settings(deadline=None)
+def test_whatever_the_pod_its_patch_applies_and_leaves_nothing_to_add(given_pod: Pod, defaults: dict[str, str]) -> None:
+    verdict = review(given_pod, defaults=defaults)
+    if not verdict.allowed:
+        return
+    result = patched(given_pod, verdict.patch)
+    assert review(result, defaults=defaults).patch == ()
+    for group in ("containers", "initContainers"):
+        for before, after in zip(given_pod["spec"].get(group, ()), result["spec"].get(group, ()), strict=True):
+            mounts = after.get("volumeMounts", [])
+            assert mounts[: len(before.get("volumeMounts", []))] == before.get("volumeMounts", [])
+    volumes = [v["name"] for v in result["spec"].get("volumes", ())]
+    assert len(volumes) == len(set(volumes))
