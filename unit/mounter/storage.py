@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from .authority import Authority
+
 ACCESS_KEY = "test-access"
 SECRET_KEY = "test-secret-which-is-long"
 
@@ -34,14 +36,15 @@ def free_port() -> int:
 class Storage:
     """Buckets are directories, objects are files."""
 
-    def __init__(self, directory: Path, port: int, server: subprocess.Popen[bytes]) -> None:
+    def __init__(self, directory: Path, port: int, server: subprocess.Popen[bytes], *, scheme: str) -> None:
         self.directory = directory
         self.port = port
         self._server = server
+        self._scheme = scheme
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def make_bucket(self, name: str, /, **objects: str) -> Path:
         path = self.directory / name
@@ -59,16 +62,18 @@ class Storage:
 
 
 @contextlib.contextmanager
-def serving(directory: Path) -> Iterator[Storage]:
+def serving(directory: Path, *, authority: Authority | None = None) -> Iterator[Storage]:
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = [rclone(), "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
     command += ["--config", "/dev/null", "--vfs-cache-mode", "off", "--dir-cache-time", "1s"]
+    if authority is not None:
+        command += ["--cert", str(authority.certificate), "--key", str(authority.key)]
     environment = {"PATH": os.defpath, "HOME": str(directory.parent)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait_for(port, server)
-            yield Storage(directory, port, server)
+            yield Storage(directory, port, server, scheme="https" if authority else "http")
         finally:
             server.kill()
 

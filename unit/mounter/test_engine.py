@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from dynvol.mounter.session import Timing
 from unit.mount import fusedaemon
 from unit.mount.namespaces import Namespace, run_in_child
 
+from .authority import Authority
 from .stagehand import POD, QUICK, WATCHFUL, Hand, engine, in_thread, prepare, wanted
 from .storage import ACCESS_KEY, SECRET_KEY, Storage, free_port, serving
 
@@ -288,6 +290,27 @@ def test_an_endpoint_that_does_not_speak_tls_is_said(playground: str) -> None:
         assert found.reason == "CertificateError"
 
     play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_certificate_is_trusted_once_the_secret_holds_its_authority(playground: str, client: str) -> None:
+    async def scene() -> None:
+        authority = Authority(Path(playground, "tls"))
+        with serving(Path(playground, "s3"), authority=authority) as storage:
+            storage.make_bucket("bucket-a", hello="hello from a\n")
+            async with engine(prepare(playground)) as hand:
+                mount = wanted(storage, mounter=client)
+                found = await hand.failed_soon(mount)
+                assert found.reason == "CertificateError"
+                assert "`ca.crt`" in found.message
+                shutil.copy(authority.ca, f"{hand.stage.credentials}/ca.crt")
+                hand.engine.set_wanted([])
+                await hand.until(lambda found: not found)
+                await hand.mounted(mount)
+                assert await in_thread((hand.shown() / "hello").read_text) == "hello from a\n"
+
+    asyncio.run(scene())
 
 
 @pytest.mark.root

@@ -56,7 +56,7 @@ _STAT_ENTRY: Final = 430
 
 _NO_TOKEN: Final = Finding(
     "SessionTokenUnsupported",
-    "s3fs cannot be given the `session-token` of the class's Secret safely; set the class's mounter to rclone, or use a lasting key",
+    "s3fs has no safe place for the `session-token` of the class's Secret; set the class's mounter to rclone, or use a lasting key",
 )
 
 

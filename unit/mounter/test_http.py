@@ -1,0 +1,165 @@
+"""HTTP as servers speak it, well and badly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from dynvol.mount.providers.contract import Answer, Request, Silence
+from dynvol.mounter import ask, http
+
+from .authority import Authority
+from .storage import free_port
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def listening(handler: Handler, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+                await handler(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def saying(*parts: bytes) -> Handler:
+    """Answers every request with the same bytes, then ends the connection in order."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.write_eof() if writer.can_write_eof() else None
+        await reader.read()
+
+    return handler
+
+
+async def fetch(port: int) -> tuple[int, bytes]:
+    async with http.exchange("GET", host="127.0.0.1", port=port, target="/", headers={"host": "x"}) as exchange:
+        return exchange.head.status, await exchange.read()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",),
+        (b"HTTP/1.1 200 OK\r\ncontent-length:5\r\n\r\nhe", b"llo and more than was announced"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;ext=1\r\nhe\r\n3", b"\r\nllo\r\n0\r\n\r\n"),
+        (b"HTTP/1.0 200 OK\r\n\r\nhel", b"lo"),
+        (b"HTTP/1.1 200\r\n\r\nhello",),
+    ],
+)
+async def test_a_body_may_be_counted_chunked_or_ended(parts: tuple[bytes, ...]) -> None:
+    async with listening(saying(*parts)) as port:
+        assert await fetch(port) == (200, b"hello")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 two hundred\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+        b"half a head",
+    ],
+)
+async def test_what_is_not_http_is_garbled(answer: bytes) -> None:
+    async with listening(saying(answer)) as port:
+        with pytest.raises(http.Garbled):
+            await fetch(port)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+async def test_a_connection_that_ends_early_is_no_answer(answer: bytes) -> None:
+    async with listening(saying(answer)) as port:
+        with pytest.raises(http.Unreachable):
+            await fetch(port)
+
+
+async def test_a_header_cannot_smuggle_in_another() -> None:
+    async with listening(saying(b"")) as port:
+        with pytest.raises(ValueError, match="line break"):
+            async with http.exchange("GET", host="127.0.0.1", port=port, target="/", headers={"x": "a\r\nb: c"}):
+                pass
+
+
+# --- asking the storage
+
+
+def request(port: int, *, host: str = "127.0.0.1", tls: bool = False, ca_file: str = "") -> Request:
+    return Request(tls, host, port, "/", {"host": host}, ca_file)
+
+
+def context(authority: Authority) -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(authority.certificate, authority.key)
+    return made
+
+
+async def greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Speaks first, as a mail server does."""
+    writer.write(b"220 ready\r\n")
+    await reader.read()
+
+
+LIST = saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+async def test_an_answer_comes_over_tls_that_the_given_authority_vouches_for(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    async with listening(LIST, tls=context(authority)) as port:
+        assert await ask.ask(request(port, tls=True, ca_file=str(authority.ca))) == Answer(200, b"ok")
+
+
+async def test_every_silence_has_its_cause(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "a"), Authority(tmp_path / "b")
+    misnamed = Authority(tmp_path / "c", host="127.0.0.2")
+    assert await ask.ask(request(free_port())) is Silence.REFUSED
+    assert await ask.ask(request(free_port(), host="localhost")) is Silence.REFUSED
+    assert await ask.ask(request(80, host="no-such-host.invalid")) is Silence.UNRESOLVED
+    async with listening(LIST, tls=context(authority)) as port:
+        assert await ask.ask(request(port, tls=True)) is Silence.UNTRUSTED
+        assert await ask.ask(request(port, tls=True, ca_file=str(stranger.ca))) is Silence.UNTRUSTED
+        assert await ask.ask(request(port)) in (Silence.GARBLED, Silence.UNREACHABLE)
+    async with listening(LIST, tls=context(misnamed)) as port:
+        assert await ask.ask(request(port, tls=True, ca_file=str(misnamed.ca))) is Silence.UNTRUSTED
+    async with listening(greeting) as port:
+        assert await ask.ask(request(port, tls=True)) is Silence.NOT_TLS
+
+
+async def test_a_server_that_says_nothing_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask, "_DEADLINE", 0.2)
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with listening(silent) as port:
+        assert await ask.ask(request(port)) is Silence.TIMED_OUT
+        assert await ask.ask(request(port, tls=True)) is Silence.TIMED_OUT

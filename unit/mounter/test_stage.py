@@ -1,0 +1,101 @@
+"""The mounter's directories, the files in them, and the limits it reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dynvol.api import names
+from dynvol.mount import mountinfo, syscalls
+from dynvol.mount.errors import MountError
+from dynvol.mounter import stage
+from dynvol.mounter.limits import memory_limit
+from dynvol.mounter.stage import Stage
+
+
+def at(path: Path | str) -> Stage:
+    return Stage(f"{path}/xvols", f"{path}/run", f"{path}/cache", f"{path}/secret")
+
+
+def test_secrets_are_roots_alone_and_leave_nothing(tmp_path: Path) -> None:
+    directory, files = str(tmp_path / "secrets"), {"passwd": b"a:b\n", "deep/file": b"x"}
+    stage.write_secrets(directory, files)
+    stage.write_secrets(directory, files)
+    assert (tmp_path / "secrets/passwd").read_bytes() == b"a:b\n"
+    found = {str(p.relative_to(tmp_path)): p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    assert found == {"secrets": 0o700, "secrets/passwd": 0o600, "secrets/deep": 0o700, "secrets/deep/file": 0o600}
+    stage.remove_secrets(directory, files)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/passwd.new").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        stage.write_secrets(str(tmp_path / "secrets"), {"passwd": b"a:b\n"})
+    assert not victim.exists()
+
+
+def test_credentials_are_read_as_they_are_now_without_the_line_break_of_an_editor(tmp_path: Path) -> None:
+    place = at(tmp_path)
+    Path(place.credentials).mkdir()
+    assert place.read_credentials().access_key == ""
+    Path(place.credentials, names.ACCESS_KEY).write_text("key\n")
+    Path(place.credentials, names.SECRET_KEY).write_text("secret")
+    found = place.read_credentials()
+    assert (found.access_key, found.secret_key, found.session_token, found.ca_file) == ("key", "secret", "", "")
+    Path(place.credentials, "ca.crt").write_text("pem")
+    assert place.read_credentials().ca_file == f"{place.credentials}/ca.crt"
+
+
+def test_a_cache_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "cache/x/y").mkdir(parents=True)
+    (tmp_path / "cache/x/y/file").write_text("x")
+    stage.remove_cache(str(tmp_path / "cache"))
+    stage.remove_cache(str(tmp_path / "cache"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+def test_a_cache_below_which_anything_is_mounted_stays(playground: str) -> None:
+    os.makedirs(f"{playground}/cache/x")
+    syscalls.mount(f"{playground}/cache/x", source="x", fstype="tmpfs")
+    Path(playground, "cache/x/precious").write_text("x")
+    stage.remove_cache(f"{playground}/cache")
+    assert Path(playground, "cache/x/precious").exists()
+
+
+@pytest.mark.root
+def test_the_private_place_can_never_be_bound_and_goes_at_the_end(playground: str) -> None:
+    place = at(playground)
+    os.makedirs(place.root)
+    with stage.opened(place):
+        mount = mountinfo.read().at(place.run)
+        assert mount is not None
+        assert (mount.fstype, mount.unbindable) == ("tmpfs", True)
+        with pytest.raises(MountError):
+            syscalls.open_tree(place.run)
+    assert mountinfo.read().at(place.run) is None
+
+
+@pytest.mark.root
+def test_a_private_place_that_kubelet_gave_is_used_and_left(playground: str) -> None:
+    place = at(playground)
+    os.makedirs(place.root)
+    os.makedirs(place.run)
+    syscalls.mount(place.run, source="emptydir", fstype="tmpfs")
+    with stage.opened(place):
+        assert [m.source for m in mountinfo.read().stack(place.run)] == ["emptydir"]
+    assert os.listdir(place.run) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("52428800\n", 52428800), ("max\n", None), ("9223372036854771712\n", None), ("", None)]
+)
+def test_the_memory_limit_is_the_control_groups(tmp_path: Path, text: str, limit: int | None) -> None:
+    (tmp_path / "limit").write_text(text)
+    assert memory_limit((str(tmp_path / "missing"), str(tmp_path / "limit"))) == limit
+    assert memory_limit(()) is None
