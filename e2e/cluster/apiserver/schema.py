@@ -73,7 +73,7 @@ def _additional(shape: Shape) -> bool:
 
 
 def default(value: Json, shape: Shape) -> None:
-    """Fill in what is missing; a null where null is not allowed counts as missing if there is a default."""
+    """Fill in what is missing. A null where null is not allowed counts as missing."""
     match value:
         case dict():
             for name, schema in shape.fields.items():
@@ -81,6 +81,8 @@ def default(value: Json, shape: Shape) -> None:
                 wanted = schema.get("default", _MISSING)
                 if wanted is not _MISSING and (name not in value or (value[name] is None and not schema.get("nullable"))):
                     value[name] = copy.deepcopy(wanted)
+                if name in value and value[name] is None and not schema.get("nullable"):
+                    del value[name]
                 if name in value:
                     default(value[name], inner)
             if _additional(shape):
@@ -252,7 +254,9 @@ def _object_problems(value: Object, shape: Shape, path: str, old: Json) -> Itera
             yield required(f"{path}.{name}" if path else name)
     for name in sorted(value):
         if name in shape.fields or _additional(shape):
-            yield from _value_problems(value[name], shape.field(name), _child(path, name, shape), _before(old, name))
+            # Here the keys of maps are written like fields, unlike in the errors of lists and rules.
+            at = f"{path}.{name}" if path else name
+            yield from _value_problems(value[name], shape.field(name), at, _before(old, name))
 
 
 def _combined_problems(value: Json, shape: Shape, path: str) -> Iterator[FieldError]:

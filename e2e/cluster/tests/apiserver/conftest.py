@@ -203,7 +203,12 @@ class Client:
         async with self.session.get(path, params=params) as answer:
             if answer.status != 200:
                 raise AssertionError(f"{answer.status}: {await answer.text()}")
-            yield _lines(answer)
+            try:
+                yield _lines(answer)
+            finally:
+                # Closing politely would wait for the server, which is busy telling.
+                if answer.connection and answer.connection.transport:
+                    answer.connection.transport.abort()
 
 
 async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[Object]:
