@@ -13,8 +13,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,8 @@ PROGRAMS = {
     "openssl": "openssl",
     "prometheus": "prometheus",
 }
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+"""Which certificates pip trusts, on Debian."""
 OLDEST_KUBECTL = (1, 31)
 """The first whose exec speaks WebSocket without being asked."""
 KUBECTL_SUITE = "trixie"
@@ -45,17 +49,25 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def prepare(*, programs: Sequence[str] = ()) -> Path:
-    """The virtual environment's Python, with everything installed. Quick when there is nothing to do."""
+def prepare(*, programs: Sequence[str] = (), extra: str = "dev") -> Path:
+    """The virtual environment's Python, with what one of the project's extras names. Quick when there is nothing to do."""
     if sys.version_info < (3, 11):  # noqa: UP036 - the one file that any Python may be asked to run
         raise Missing(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
-    _debian(["python3-venv"] if _lacks_venv() else [], missing="python3-venv")
-    needed = [PROGRAMS[p] for p in programs if shutil.which(p, path=_path()) is None]
-    _debian(needed, missing=", ".join(needed))
-    _virtual_environment()
+    _debian(lacking_packages(programs))
+    _virtual_environment(extra)
     if programs:
         _kubectl()
     return VENV / "bin" / "python"
+
+
+def lacking_packages(programs: Sequence[str]) -> list[str]:
+    """The Debian packages that `prepare` would install into the system."""
+    lacking = [PROGRAMS[p] for p in programs if shutil.which(p, path=_path()) is None]
+    if not _ready() and _lacks_venv():
+        lacking.append("python3-venv")
+    if not _ready() and not CERTIFICATES.exists():
+        lacking.append("ca-certificates")
+    return lacking
 
 
 def environment() -> dict[str, str]:
@@ -74,29 +86,38 @@ def _lacks_venv() -> bool:
     return subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode != 0
 
 
-def _debian(packages: Sequence[str], *, missing: str) -> None:
+def _debian(packages: Sequence[str]) -> None:
     if not packages:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Missing(f"please install: {missing} (as root on Debian: apt-get install {' '.join(packages)})")
+        raise Missing(f"please install: {', '.join(packages)} (as root on Debian: apt-get install {' '.join(packages)})")
     say(f"installing Debian packages: {' '.join(packages)}")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     _run(["apt-get", "-q", "update"], env=quiet)
     _run(["apt-get", "-q", "install", "-y", "--no-install-recommends", *packages], env=quiet)
 
 
-def _virtual_environment() -> None:
+def _virtual_environment(extra: str) -> None:
+    """What was once installed for `dev`, which holds the others, does for all."""
     wanted = hashlib.sha256(b"".join((ROOT / f).read_bytes() for f in ("pyproject.toml", "constraints.txt"))).hexdigest()
-    if STAMP.exists() and STAMP.read_text() == f"{wanted} {ROOT}":
+    if _stamp() in ([wanted, str(ROOT), extra], [wanted, str(ROOT), "dev"]):
         return
     began = time.monotonic()
     say(f"installing Python packages into {VENV}")
-    if not (VENV / "bin" / "python").exists():
+    if not _ready():
         _run([sys.executable, "-m", "venv", str(VENV)])
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, "--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[dev]"], env=dict(os.environ))
-    STAMP.write_text(f"{wanted} {ROOT}")
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"]
+    _run([*pip, "--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[{extra}]"], env=dict(os.environ))
+    STAMP.write_text("\n".join([wanted, str(ROOT), extra]))
     say(f"  took {time.monotonic() - began:.0f} s")
+
+
+def _ready() -> bool:
+    return (VENV / "bin" / "pip").exists()
+
+
+def _stamp() -> list[str]:
+    return STAMP.read_text().splitlines() if STAMP.exists() else []
 
 
 def _kubectl() -> None:
@@ -145,7 +166,35 @@ def _unpack_from_suite(package: str, suite: str, directory: Path) -> None:
 
 
 def _run(command: list[str], *, env: dict[str, str] | None = None, cwd: Path = ROOT) -> None:
-    """Output is shown only when the command fails."""
-    done = subprocess.run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        raise Missing(f"{' '.join(command[:4])} … failed:\n{done.stdout[-4000:]}")
+    """Output is shown only when the command fails; while it runs, its last line shows that it lives."""
+    lines: list[str] = []
+    with subprocess.Popen(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        with _pulse(lines):
+            lines.extend(process.stdout)
+    if process.returncode:
+        raise Missing(f"{' '.join(command[:4])} … failed:\n{''.join(lines)[-4000:]}")
+
+
+@contextmanager
+def _pulse(lines: Sequence[str]) -> Iterator[None]:
+    """Shows the newest of `lines` and the seconds: in one line over and over on a terminal, else now and then in a new one."""
+    moving = sys.stdout.isatty()
+    began = time.monotonic()
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.5 if moving else 15):
+            text = f"  {time.monotonic() - began:.0f} s: {lines[-1].strip() if lines else 'starting'}"
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{text[:width]}" if moving else text[:132], end="" if moving else "\n", flush=True)
+
+    pulse = threading.Thread(target=beat, name="pulse", daemon=True)
+    pulse.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        pulse.join()
+        if moving:
+            print("\r\033[K", end="", flush=True)
