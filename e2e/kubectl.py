@@ -81,7 +81,7 @@ class Kubectl:
         chosen = ["-c", container] if container else []
         return self.try_("exec", pod, *chosen, "--", *command, timeout=timeout)
 
-    def events(self, kind: str, name: str) -> list[tuple[str, str]]:
+    def events(self, kind: str, name: str) -> Sequence[tuple[str, str]]:
         """(reason, message) of each event about an object."""
         selector = f"involvedObject.kind={kind},involvedObject.name={name}"
         return [(e["reason"], e["message"]) for e in self.list("events", f"--field-selector={selector}")]
