@@ -145,7 +145,8 @@ def world(ground: Ground, request: pytest.FixtureRequest) -> Iterator[World]:
     made = World(ground, name, ground.kubectl.within(name), store, name)
     yield made
     made.kubectl.delete("dvc", "--all", timeout=90)
-    ground.kubectl.delete("namespace", name, timeout=90)
+    # The namespace itself takes a cluster's controllers their time; all that is of dynvol is waited for.
+    ground.kubectl.delete("namespace", name, wait=False)
     classes = [c["metadata"]["name"] for c in ground.kubectl.list("spc")]
     ground.kubectl.delete("spc", *(c for c in classes if c.startswith(name)), timeout=60)
     eventually(lambda: not made.mount_pods(), what="the mount pods are gone")
