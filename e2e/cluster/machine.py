@@ -35,9 +35,10 @@ HOST_DIRECTORIES = {"kubelet": Path("/var/lib/kubelet"), "dynamic": Path("/var/l
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Leave the machine's namespaces, fork, and tell the child's process id; the parent then ends.
+    """Make a process 1 in namespaces of its own, write down who it is, and end.
 
-    1. New namespaces; the next child is process 1 of the new ones.
+    1. A new process-id namespace; the next child is process 1 in it. The other namespaces are for the child to leave: the
+       parent must go on seeing the machine's own /proc.
     2. The parent writes machine.json, by which `down` finds the node, and waits until the child is set up.
     """
     parser = argparse.ArgumentParser(prog="python -m e2e.cluster.machine", description=__doc__)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("kubelet", nargs="+", help="the kubelet's command line, after --")
     options = parser.parse_args(argv)
-    mounts.unshare(mounts.CLONE_NEWNS | mounts.CLONE_NEWPID | mounts.CLONE_NEWUTS)
+    mounts.unshare(mounts.CLONE_NEWPID)
     receive, report = os.pipe()
     child = os.fork()
     if child == 0:
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(directory: Path, name: str, kubelet: Sequence[str], *, ready: int) -> None:
     """Process 1: set the node up, then keep the kubelet running until SIGTERM."""
     os.setsid()
+    mounts.unshare(mounts.CLONE_NEWNS | mounts.CLONE_NEWUTS)
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     socket.sethostname(name)
     set_up(directory)
