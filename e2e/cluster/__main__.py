@@ -18,8 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("part", nargs="?", help="for kill and start: apiserver, controllers, node-1, kubelet/node-1")
     parser.add_argument("--state", type=Path, default=Path("/tmp/dynvol-cluster"))
     parser.add_argument("--nodes", type=int, default=1)
-    options = parser.parse_args(argv)
-    cluster = LocalCluster(options.state, nodes=options.nodes)
+    parser.add_argument("--apiserver", choices=["local", "real"], default="local", help="real: from $KUBEBUILDER_ASSETS")
+    options = parser.parse_intermixed_args(argv)
+    cluster = LocalCluster(options.state, nodes=options.nodes, real_apiserver=options.apiserver == "real")
     try:
         return asyncio.run(_carry_out(cluster, options))
     except (ClusterError, TimeoutError) as error:

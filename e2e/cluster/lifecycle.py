@@ -28,14 +28,14 @@ from typing import Self
 
 import aiohttp
 
-from e2e.cluster import cgroups, children, machine, mounts
+from e2e.cluster import cgroups, children, machine, mounts, real
 from e2e.cluster.api import ApiClient, ApiError, path
 from e2e.cluster.apiserver import pki
 from e2e.cluster.processes import Process, spawn
 
 log = logging.getLogger(__name__)
 
-APISERVER, CONTROLLERS, GUARD = "apiserver", "controllers", "guard"
+APISERVER, CONTROLLERS, GUARD, ETCD = "apiserver", "controllers", "guard", "etcd"
 START_LIMIT = 60.0  # seconds for a part to come up
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -46,10 +46,15 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a state folder was made with. `second` is the second byte of all the cluster's addresses: 127.`second`.0.0."""
+    """What a state folder was made with. `second` is the second byte of all the cluster's addresses: 127.`second`.0.0.
+
+    `etcd_port` is 0 unless the API server is a real one.
+    """
 
     port: int
     second: int
+    etcd_port: int
+    etcd_peer_port: int
     nodes: tuple[str, ...]
     crash_backoff: float
     refresh: float
@@ -72,12 +77,14 @@ class LocalCluster:
         state: Path,
         *,
         nodes: int = 1,
+        real_apiserver: bool = False,
         crash_backoff: float = 10.0,
         refresh: float = 5.0,
         heartbeat: float = 5.0,
     ) -> None:
         self.state = state.resolve()
         self._wanted_nodes = tuple(f"node-{number}" for number in range(1, nodes + 1))
+        self._real = real_apiserver
         self._timing = {"crash_backoff": crash_backoff, "refresh": refresh, "heartbeat": heartbeat}
 
     async def __aenter__(self) -> Self:
@@ -122,7 +129,7 @@ class LocalCluster:
         """A part's process, if it was ever started."""
         if part.startswith("kubelet/"):
             return self._kubelet(part.removeprefix("kubelet/"))
-        if part in {APISERVER, CONTROLLERS, GUARD}:
+        if part in {APISERVER, CONTROLLERS, GUARD, ETCD}:
             return Process.recorded(self.state / "run" / f"{part}.json")
         return self.machine(part)
 
@@ -168,8 +175,17 @@ class LocalCluster:
         await self.wait_ready()
 
     def _choose_settings(self) -> None:
-        port, second = free_port(), _free_network(self.state)
-        settings = Settings(port=port, second=second, nodes=self._wanted_nodes, **self._timing)
+        if self._real and real.programs() is None:
+            raise ClusterError(f"no kube-apiserver and etcd in $KUBEBUILDER_ASSETS or {real.USUAL_PLACE}")
+        port, etcd_port, etcd_peer_port = free_ports(3)
+        settings = Settings(
+            port=port,
+            second=_free_network(self.state),
+            etcd_port=etcd_port if self._real else 0,
+            etcd_peer_port=etcd_peer_port if self._real else 0,
+            nodes=self._wanted_nodes,
+            **self._timing,
+        )
         (self.state / "cluster.json").write_text(json.dumps(asdict(settings), indent=1))
 
     def _runs(self, part: str) -> bool:
@@ -244,23 +260,38 @@ class LocalCluster:
         await self.start(part)
 
     async def _start_apiserver(self) -> None:
-        listen = f"127.0.0.1:{self.settings.port}"
-        self._spawn(APISERVER, "e2e.cluster.apiserver", "--state", str(self.state), "--listen", listen)
+        if self.settings.etcd_port:
+            self._start_real_apiserver()
+        else:
+            listen = f"127.0.0.1:{self.settings.port}"
+            self._spawn(APISERVER, "e2e.cluster.apiserver", "--state", str(self.state), "--listen", listen)
         async with asyncio.timeout(START_LIMIT), self.api() as api:
             while not await _is_healthy(api):
                 self._complain_if_dead(APISERVER)
                 await asyncio.sleep(0.03)
+
+    def _start_real_apiserver(self) -> None:
+        """etcd is only started if it does not run: killing the API server leaves it alone."""
+        settings, folder = self.settings, real.programs()
+        if folder is None:
+            raise ClusterError("the kube-apiserver that this cluster was made with is gone")
+        if not self._runs(ETCD):
+            ports = {"port": settings.etcd_port, "peer_port": settings.etcd_peer_port}
+            self._spawn_command(ETCD, real.etcd(folder, self.state, **ports))
+        files = pki.Files(self.state)
+        network = {"port": settings.port, "etcd_port": settings.etcd_port, "second": settings.second}
+        self._spawn_command(APISERVER, real.apiserver(folder, files, **network))
 
     async def _start_controllers(self) -> None:
         kubeconfig = pki.kubeconfig(self.state, user="system:kube-controller-manager", groups=["system:masters"])
         self._spawn(CONTROLLERS, "e2e.cluster.controllers", "--kubeconfig", str(kubeconfig))
 
     def _spawn(self, part: str, module: str, *arguments: str) -> None:
-        process = spawn(
-            [sys.executable, "-m", module, *arguments],
-            log=self.state / "run" / f"{part}.log",
-            extra={"PYTHONPATH": str(PROJECT)},
-        )
+        self._spawn_command(part, [sys.executable, "-m", module, *arguments])
+
+    def _spawn_command(self, part: str, command: Sequence[str]) -> None:
+        log_file = self.state / "run" / f"{part}.log"
+        process = spawn(command, log=log_file, extra={"PYTHONPATH": str(PROJECT)})
         process.record(self.state / "run" / f"{part}.json")
 
     async def _start_node(self, node: str) -> None:
@@ -340,10 +371,16 @@ def _capabilities() -> set[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ones: all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def _free_network(state: Path) -> int:

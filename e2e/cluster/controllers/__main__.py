@@ -19,6 +19,7 @@ from e2e.cluster.controllers.garbage import GarbageCollector
 from e2e.cluster.controllers.job import Jobs
 from e2e.cluster.controllers.namespaces import NamespaceDefaults, NamespaceDeletion
 from e2e.cluster.controllers.nodes import NodeLifecycle, PodGarbage
+from e2e.cluster.controllers.proxy import ServiceProxy
 from e2e.cluster.controllers.replicaset import ReplicaSets
 from e2e.cluster.controllers.resources import Resources
 from e2e.cluster.controllers.scheduler import Scheduler
@@ -36,7 +37,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 async def run(options: argparse.Namespace) -> None:
     async with ApiClient(options.kubeconfig) as api, asyncio.TaskGroup() as tasks:
         mirrors = loop.Mirrors(api, tasks)
-        all_pods, nodes = mirrors.of("v1", "pods"), mirrors.of("v1", "nodes")
+        all_pods, nodes, services = (mirrors.of("v1", name) for name in ("pods", "nodes", "services"))
         definitions = mirrors.of("apiextensions.k8s.io/v1", "customresourcedefinitions")
         resources = Resources(api, definitions=definitions)
         controllers: list[loop.Controller] = [
@@ -47,7 +48,8 @@ async def run(options: argparse.Namespace) -> None:
             DaemonSets(api, daemon_sets=mirrors.of("apps/v1", "daemonsets")),
             StatefulSets(api),
             Jobs(api),
-            Endpoints(api, services=mirrors.of("v1", "services")),
+            Endpoints(api, services=services),
+            ServiceProxy(services=services, all_pods=all_pods, tasks=tasks),
             NamespaceDeletion(api, resources=resources),
             NodeLifecycle(api, grace=options.node_grace),
             PodGarbage(api, all_pods=all_pods, quarantine=options.pod_quarantine),

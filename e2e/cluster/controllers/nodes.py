@@ -15,6 +15,7 @@ from e2e.cluster.controllers.loop import fetch
 from e2e.cluster.controllers.selectors import tolerated
 
 UNREACHABLE = "node.kubernetes.io/unreachable"
+NOT_READY = "node.kubernetes.io/not-ready"  # a real API server puts it on every new node
 LOOK = 2.0  # seconds between looks at a Lease
 
 
@@ -38,10 +39,18 @@ class NodeLifecycle:
         if silent > self._grace:
             await self._mark(url, node)
             await self._evict(node, silent - self._grace)
-        elif _tainted(node):
-            left = [taint for taint in node["spec"]["taints"] if taint["key"] != UNREACHABLE]
-            await self._api.patch(url, {"spec": {"taints": left or None}})
+        else:
+            await self._untaint(url, node)
         return LOOK
+
+    async def _untaint(self, url: str, node: Object) -> None:
+        """A node that is heard of is not unreachable; one that says Ready is not unready."""
+        ready = pods.condition(node, "Ready")
+        over = {UNREACHABLE} | ({NOT_READY} if ready and ready["status"] == "True" else set())
+        taints = (node.get("spec") or {}).get("taints") or ()
+        left = [taint for taint in taints if taint["key"] not in over]
+        if len(left) < len(taints):
+            await self._api.patch(url, {"spec": {"taints": left or None}})
 
     async def _silent_for(self, node: Object) -> float:
         lease = await fetch(

@@ -14,7 +14,7 @@ import os
 import signal
 import struct
 import termios
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
@@ -32,6 +32,15 @@ class Streams:
     stdout: bool
     stderr: bool
     tty: bool
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Streams:
+        """kube-apiserver asks a kubelet for `input`, `output` and `error`; clients say `stdin`, `stdout`, `stderr`."""
+
+        def asked(*names: str) -> bool:
+            return any(query.get(name) in {"true", "1"} for name in names)
+
+        return cls(asked("input", "stdin"), asked("output", "stdout"), asked("error", "stderr"), asked("tty"))
 
 
 def outcome(code: int) -> dict[str, object]:

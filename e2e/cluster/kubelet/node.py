@@ -96,6 +96,8 @@ class Node:
                 {"type": "Hostname", "address": self._name},
             ],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._port}},
+            # From 1.36 on the API server passes WebSockets on to nodes that say so; else it speaks SPDY to them.
+            "declaredFeatures": ["ExtendWebSocketsToKubelet"],
             "capacity": amount,
             "allocatable": amount,
             "conditions": [

@@ -51,8 +51,7 @@ class Server:
         container = self._container(request)
         if container.exit is not None:
             raise web.HTTPNotFound(text=f"container not found ({container.meta.name!r})")
-        asked = {name: request.query.get(name) in {"true", "1"} for name in ("stdin", "stdout", "stderr", "tty")}
-        streams = execution.Streams(**asked)
+        streams = execution.Streams.of(request.query)
         command = self._runtime.exec_command(container, request.query.getall("command", []), terminal=streams.tty)
         return await execution.serve(request, command, streams)
 

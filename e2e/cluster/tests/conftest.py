@@ -28,9 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
-    """Two nodes, impatient: restarts after a second, contents refreshed twice a second."""
+    """Two nodes, impatient: restarts after a second, contents refreshed twice a second.
+
+    With `LOCAL_CLUSTER_APISERVER=real` in the environment, on the kube-apiserver of $KUBEBUILDER_ASSETS.
+    """
+    real = os.environ.get("LOCAL_CLUSTER_APISERVER") == "real"
     with tempfile.TemporaryDirectory(prefix="cluster-test-") as folder:
-        local = LocalCluster(Path(folder) / "state", nodes=2, crash_backoff=1.0, refresh=0.5, heartbeat=1.0)
+        timing = {"crash_backoff": 1.0, "refresh": 0.5, "heartbeat": 1.0}
+        local = LocalCluster(Path(folder) / "state", nodes=2, real_apiserver=real, **timing)
         try:
             asyncio.run(local.up(guarded=True))
             yield local
