@@ -20,6 +20,8 @@ from dynvol.mount.errors import UnsafePath
 from dynvol.mount.paths import components
 from dynvol.mount.providers.contract import Finding
 
+_LONGEST_MESSAGE = 512
+"""Characters. All reports share one annotation, which holds 256 KiB at most."""
 _CHANGING = Finding("Changing", "the earlier mount of this claim is being flushed and unmounted")
 
 
@@ -260,7 +262,7 @@ def report(mount: WantedMount, phase: Phase, finding: Finding | None = None, *, 
         spec_hash=mount.spec_hash,
         phase=phase,
         reason=finding.reason if finding else "",
-        message=finding.message if finding else "",
+        message=finding.message[:_LONGEST_MESSAGE] if finding else "",
         restarts=restarts,
     )
 

@@ -64,6 +64,8 @@ class Engine:
         self._wanted = list(wanted)
         self._refused = refusals(self._wanted)
         self._accepted = [m for m in self._wanted if m.key not in self._refused]
+        paths_wanted = {m.path for m in self._accepted}
+        self._failures = {path: why for path, why in self._failures.items() if path in paths_wanted}
         self._poke()
 
     @property
@@ -108,8 +110,11 @@ class Engine:
             watching.cancel()
 
     async def close(self, *, within: float) -> None:
-        """Unmount all. After `within` seconds sessions give up what they cannot flush, and leave it in their caches."""
+        """Flush and unmount all, without waiting for programs that hold files open: they lose them with us in any case. After
+        `within` seconds sessions give up what they cannot flush, and leave it in their caches."""
         self._closing = True
+        for session in self._sessions.values():
+            session.hurry()
         self._want(())
         try:
             async with asyncio.timeout(within):
@@ -145,10 +150,6 @@ class Engine:
     async def _live(self, session: Session) -> None:
         try:
             await session.run()
-        except (OSError, MountProblem) as error:
-            _log.exception("a session failed", source=session.mount.source)
-            self._failures.update({path: Finding("MounterFailed", str(error), lasting=False) for path in session.paths})
-            await asyncio.sleep(_RETRY)
         finally:
             del self._sessions[session.mount.source]
             self._poke()

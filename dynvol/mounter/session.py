@@ -93,6 +93,9 @@ class Session:
         self._restarts = -1
         self._flushed = False
         self._held_open = False
+        self._hurried = False
+        self._gone = False
+        """Nothing of it is left, its cache neither."""
         self._stop: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self._give_up: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self.paths: Final[set[str]] = set()
@@ -121,6 +124,10 @@ class Session:
             self._stop.set_result(None)
             self._tell(State.ENDING)
 
+    def hurry(self) -> None:
+        """The mounter is about to leave: files that are open are no reason to stay."""
+        self._hurried = True
+
     def give_up(self) -> None:
         """The mounter has to go. What is not in the storage by now stays in the cache."""
         self.stop()
@@ -135,12 +142,25 @@ class Session:
         """Until stopped. Whatever happens, no client, private mount or secret file is left."""
         try:
             while not self._stop.done():
-                await self._serve()
+                await self._unless_faulty(self._serve)
                 if not self._stop.done():
                     await self._pause()
-            await self._flush_what_is_left()
+            while not self._gone and not self._give_up.done():
+                await self._unless_faulty(self._flush_what_is_left)
+            if not self._gone:
+                _log.error("left with data that is not in the storage", source=self.mount.source, cache=self._place.cache)
         finally:
             self._clear_private_mount()
+
+    async def _unless_faulty(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Take a step. A full disk or a refused system call is this session's failure, and no one else's."""
+        try:
+            await step()
+        except (OSError, MountProblem) as error:
+            _log.exception("a session failed", source=self.mount.source)
+            self._fail(Finding("MounterFailed", f"the mount pod failed to set up the mount: {error}", lasting=False))
+            if self._stop.done():
+                await self._pause()
 
     # --- one life of the client
 
@@ -291,7 +311,7 @@ class Session:
         await self._wait_for_flush(client, child)
         self._flushed = not self._finding
         self._clear_private_mount()
-        if self._held_open and child.alive:
+        if self._held_open and child.alive and not self._hurried:
             message = f"a program still has files open; its access ends when it closes them, or after {timing.linger:.0f} s"
             self._tell(State.ENDING, Finding("FilesOpen", message))
             await _first(child.exited, self._give_up, timeout=timing.linger)
@@ -312,25 +332,26 @@ class Session:
         self._tell(State.ENDING)
 
     async def _flush_what_is_left(self) -> None:
-        """Start the client again, privately, until its cache is empty; then remove the cache. Give up only with the mounter."""
-        while not self._give_up.done():
-            try:
-                client = self._client()
-            except Unusable as problem:
-                # Without parameters or credentials nothing was ever mounted, or nothing can be done but wait for better ones.
-                if not await self._has_cache():
-                    await self._remove_cache()
-                    return
-                self._tell(State.ENDING, problem.finding)
-                await self._pause()
-                continue
-            if not (count := await self._unflushed(client)):
-                self._flushed = True
-                self._tell(State.ENDING)
-                await self._remove_cache()
-                return
+        """Remove the cache if all of it is in the storage; else start the client again, privately, to upload the rest."""
+        try:
+            client = self._client()
+        except Unusable as problem:
+            await self._wait_for_credentials(problem.finding)
+            return
+        if count := await self._unflushed(client):
             await self._flush_once(client, count)
-        _log.error("left with data that is not in the storage", source=self.mount.source, cache=self._place.cache)
+            return
+        self._flushed = True
+        self._tell(State.ENDING)
+        await self._remove_cache()
+
+    async def _wait_for_credentials(self, finding: Finding) -> None:
+        """A cache, if there is one, is kept until there are usable ones: without a client no one can tell what is in it."""
+        if not await self._has_cache():
+            await self._remove_cache()
+            return
+        self._tell(State.ENDING, finding)
+        await self._pause()
 
     async def _flush_once(self, client: Client, count: int) -> None:
         finding = await self._diagnose(client)
@@ -352,6 +373,7 @@ class Session:
         return await self._tools.executor.run(f"cache {self.mount.source}", os.path.isdir, f"{self._place.cache}/vfsMeta")
 
     async def _remove_cache(self) -> None:
+        self._gone = True
         await self._tools.executor.run(f"cache {self.mount.source}", stage.remove_cache, self._place.cache)
 
     async def _kill(self, child: Child) -> None:

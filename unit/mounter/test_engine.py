@@ -365,6 +365,22 @@ def test_a_client_that_answers_again_is_as_good_as_before(playground: str) -> No
 
 
 @pytest.mark.root
+def test_a_fault_of_one_session_is_reported_and_heals(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        storage.make_bucket("bucket-b")
+        broken, other = wanted(storage), wanted(storage, "b", at="other", bucket="bucket-b")
+        in_the_way = Path(hand.stage.cache, broken.source)
+        await asyncio.to_thread(in_the_way.write_text, "no directory")
+        hand.engine.set_wanted([broken, other])
+        found = await hand.until(lambda found: [r.phase for r in found] == [Phase.FAILED, Phase.MOUNTED])
+        assert found[0].reason == "MounterFailed"
+        await asyncio.to_thread(in_the_way.unlink)
+        await hand.mounted(broken, other)
+
+    play(playground, story)
+
+
+@pytest.mark.root
 def test_a_pod_whose_directory_is_gone_gets_nothing_and_leaves_nothing(playground: str) -> None:
     async def story(hand: Hand, storage: Storage) -> None:
         hand.shown().parent.rmdir()

@@ -98,6 +98,22 @@ def test_asked_to_leave_and_released_it_flushes_and_leaves_at_once(playground: s
 
 
 @pytest.mark.root
+def test_released_it_does_not_stay_for_the_sake_of_open_files(playground: str) -> None:
+    async def story(scene: Scene) -> None:
+        with scene.mounter(grace=600) as process:
+            await scene.api.want(wanted(scene.storage))
+            await scene.api.until_reported("Mounted")
+            file = await asyncio.to_thread(scene.hello.open)
+            process.send_signal(signal.SIGTERM)
+            await scene.api.annotate(names.RELEASE_ANNOTATION, "successor follows")
+            assert await ended(process, within=15) == 0
+            with pytest.raises(OSError, match="not connected"):
+                file.close()
+
+    play(playground, story)
+
+
+@pytest.mark.root
 def test_asked_to_leave_it_is_gone_when_the_grace_period_is(playground: str) -> None:
     async def story(scene: Scene) -> None:
         with scene.mounter(grace=6) as process:

@@ -310,6 +310,23 @@ def test_the_right_region_is_told_where_the_server_knows_it() -> None:
     assert "its region is eu-west-1" in found.message
 
 
+@pytest.mark.parametrize(
+    ("mounter", "output", "reason"),
+    [
+        ("s3fs", "fuse: device not found, try 'modprobe fuse' first", "FuseUnavailable"),
+        ("s3fs", "bucket or key not found(host=x) - result of checking service.", "NoSuchBucket"),
+        ("s3fs", "Bad Request(host=x) - result of checking service.", "UnexpectedAnswer"),
+        ("rclone", 'Fatal error: exec: "fusermount3": executable file not found in $PATH', "FuseUnavailable"),
+        ("rclone", "Error: unknown flag: --vfs-fast-fingerprint", "ClientTooOld"),
+    ],
+)
+def test_a_clients_last_words_are_understood(mounter: str, output: str, reason: str) -> None:
+    found = client(mounter=mounter).explain(f"noise\n{output}\nnoise")
+    assert found is not None
+    assert found.reason == reason
+    assert client(mounter=mounter).explain("noise") is None
+
+
 # --- what is not uploaded yet
 
 

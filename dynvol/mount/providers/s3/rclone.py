@@ -170,7 +170,11 @@ def _is_dirty(path: str) -> bool:
 
 
 _LAST_WORDS: Final = (
-    (re.compile(r"fusermount.*not found|/dev/fuse"), "FuseUnavailable", "FUSE does not work on this node; load the module `fuse`"),
+    (
+        re.compile(r"fusermount.*not found|fuse device not found|/dev/fuse"),
+        "FuseUnavailable",
+        "FUSE does not work on this node; load the module `fuse`",
+    ),
     (re.compile(r"unknown (shorthand )?flag: \S+"), "ClientTooOld", "this rclone does not know an option that is set: {found}"),
 )
 

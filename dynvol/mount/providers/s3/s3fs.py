@@ -137,7 +137,7 @@ _LAST_WORDS: Final = (
     (re.compile(r"unable to connect"), "EndpointUnreachable", "{url} cannot be reached from this node; check the endpoint"),
     (re.compile(r"result of checking service"), "UnexpectedAnswer", '{url} refuses to serve bucket "{name}" to s3fs'),
     (
-        re.compile(r"unable to access MOUNTPOINT|/dev/fuse"),
+        re.compile(r"fuse: device not found|/dev/fuse"),
         "FuseUnavailable",
         "FUSE does not work on this node; load the module `fuse`",
     ),
