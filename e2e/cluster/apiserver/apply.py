@@ -69,7 +69,9 @@ Claims = dict[tuple[str, ...], Claim]
 def track(types: Types, target: Target, call: Call, old: Object | None, new: Object) -> None:
     """Write into `new` who owns its fields after an update that turned `old` into it."""
     shape = types.shape(target.resource)
-    claims = _read(old["metadata"].get("managedFields") if old else None)
+    # A client may hand claims over (kubectl does, from client-side to server-side apply): what it sends counts, if it sends any.
+    given = new["metadata"].get("managedFields")
+    claims = _read(given if given is not None else (old or new)["metadata"].get("managedFields"))
     change = fieldsets.compare(old or {}, new, shape)
     written = _ownable(change.written, target)
     claims = {identity: claim.without(change.written | change.removed) for identity, claim in claims.items()}
@@ -218,6 +220,9 @@ def _shown(manager: Manager) -> str:
 def _read(entries: list[Object] | None) -> Claims:
     claims: Claims = {}
     for entry in entries or ():
+        if not entry.get("operation"):
+            # One empty entry is how a client asks to have all claims forgotten.
+            continue
         manager = Manager(entry.get("manager", ""), entry["operation"], entry.get("apiVersion", ""), entry.get("subresource", ""))
         claims[manager.identity] = Claim(manager, entry.get("time", ""), fieldsets.decode(entry.get("fieldsV1") or {}))
     return claims

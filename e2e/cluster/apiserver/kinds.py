@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from e2e.cluster.apiserver import definitions, metadata, pod_defaults
 from e2e.cluster.apiserver.request import Target
@@ -280,6 +281,8 @@ def _webhook_problems(body: Object, _: Object | None) -> Iterator[FieldError]:
         client = hook.get("clientConfig") or {}
         if bool(client.get("url")) == bool(client.get("service")):
             yield required(f"{path}.clientConfig", "exactly one of url or service is required")
+        if url := client.get("url"):
+            yield from _webhook_url_problems(url, f"{path}.clientConfig.url")
         if hook.get("sideEffects") not in ("None", "NoneOnDryRun"):
             yield FieldError(
                 f"{path}.sideEffects",
@@ -288,6 +291,16 @@ def _webhook_problems(body: Object, _: Object | None) -> Iterator[FieldError]:
             )
         if not hook.get("admissionReviewVersions"):
             yield required(f"{path}.admissionReviewVersions", "must specify at least one of v1, v1beta1")
+
+
+def _webhook_url_problems(url: str, path: str) -> Iterator[FieldError]:
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        yield invalid(path, parts.scheme, '"https" is the only allowed URL scheme; desired format: https://host[/path]')
+    if parts.query:
+        yield invalid(path, parts.query, "query parameters are not permitted in the URL")
+    if parts.fragment:
+        yield invalid(path, parts.fragment, "fragments are not permitted in the URL")
 
 
 def _default_csi_driver(body: Object) -> None:

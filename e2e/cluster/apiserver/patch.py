@@ -91,7 +91,7 @@ def _operate(document: Json, operation: Object) -> Json:
         case "add":
             return _put(document, path, copy.deepcopy(operation["value"]), insert=True)
         case "replace":
-            lookup(document, path)
+            # Of an object's field, the real server takes this for an addition where there is none.
             return _put(document, path, copy.deepcopy(operation["value"]), insert=False)
         case "remove":
             return _cut(document, path)

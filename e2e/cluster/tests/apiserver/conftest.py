@@ -276,31 +276,36 @@ async def core(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}"
 
 
-Kubectl = Callable[..., str]
+@dataclass(frozen=True, slots=True)
+class Kubectl:
+    """The real kubectl, in one namespace."""
+
+    kubeconfig: Path
+    namespace: str
+    home: Path
+
+    def __call__(self, *arguments: str, stdin: Object | str | None = None, fails: bool = False) -> str:
+        """What it prints; where it is to fail, what it complains of."""
+        done = self.run(*arguments, stdin=json.dumps(stdin) if isinstance(stdin, dict) else stdin)
+        assert (done.returncode != 0) is fails, f"kubectl {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stderr if fails else done.stdout
+
+    def run(self, *arguments: str, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        flags = (f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", f"--cache-dir={self.home}")
+        return subprocess.run(
+            ["kubectl", *arguments[:1], *flags, *arguments[1:]],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PATH": os.environ["PATH"], "HOME": str(self.home), **environment},
+            check=False,
+        )
 
 
 @pytest.fixture
 def kubectl(ground: Ground, namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
-    """Run the real kubectl in the test's namespace; what it prints, or an error with what it complains of."""
-    return kubectl_of(ground.kubeconfig, namespace, tmp_path_factory.mktemp("kubectl"))
-
-
-def kubectl_of(kubeconfig: Path, namespace: str, home: Path) -> Kubectl:
-    def run(*arguments: str, stdin: Object | str | None = None, fails: bool = False) -> str:
-        text = json.dumps(stdin) if isinstance(stdin, (dict, list)) else stdin
-        done = subprocess.run(
-            ["kubectl", f"--kubeconfig={kubeconfig}", f"--namespace={namespace}", f"--cache-dir={home}", *arguments],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={"PATH": os.environ["PATH"], "HOME": str(home)},
-            check=False,
-        )
-        assert (done.returncode != 0) is fails, f"kubectl {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stderr if fails else done.stdout
-
-    return run
+    return Kubectl(ground.kubeconfig, namespace, tmp_path_factory.mktemp("kubectl"))
 
 
 def pod(name: str, **spec: Any) -> Object:

@@ -82,7 +82,8 @@ def test_json_patch_operations(operation: Object, after: Object) -> None:
     "operation",
     [
         {"op": "remove", "path": "/none"},
-        {"op": "replace", "path": "/none", "value": 1},
+        {"op": "replace", "path": "/l/1", "value": 1},
+        {"op": "replace", "path": "/none/x", "value": 1},
         {"op": "add", "path": "/l/7", "value": 1},
         {"op": "test", "path": "/t", "value": 1},
         {"op": "what", "path": "/l"},

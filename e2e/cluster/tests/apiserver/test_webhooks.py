@@ -148,7 +148,7 @@ def labels(answer: Answer) -> Object:
 
 async def test_a_webhook_changes_what_is_made(client: Client, core: str, namespace: str, hook: Hook, configure: Configure) -> None:
     hook.respond = adding_label("seen")
-    await configure("mutating", {"clientConfig": hook.client("/mutate?x=y")})
+    await configure("mutating", {"clientConfig": hook.client("/mutate")})
     answer = await create_until(client, core, lambda answer: "seen" in labels(answer), data={"k": "v"})
     assert answer.ok()["data"] == {"k": "v"}
     asked = hook.asked[-1]
