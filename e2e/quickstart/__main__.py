@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from e2e.cluster.lifecycle import ClusterError
 from e2e.quickstart import samples, stage
@@ -41,8 +42,9 @@ def up(place: Stage, arguments: Arguments) -> int:
         print(usage(place, arguments))
         return 0 if arguments.keep else 1
     if place.exists:
-        print("An earlier quickstart did not come to its end; taking down what it left")
+        print("An earlier quickstart did not come to its end: clearing what it left.", flush=True)
         report(place, quiet=True)
+    place.claim_folder()
     terminal = Terminal(PROJECT, environment(place))
     began = time.monotonic() - arguments.prepared
     terminal.steps.append(("Prepare this machine", arguments.prepared))
@@ -63,7 +65,6 @@ def up(place: Stage, arguments: Arguments) -> int:
 
 
 def set_out(place: Stage, terminal: Terminal, *, as_written: bool) -> Story:
-    place.claim_folder()
     with terminal.step("Start a local cluster"):
         terminal.say("an API server, controllers, and a node whose pods are real containers (runc)")
         place.start_cluster()
@@ -94,7 +95,7 @@ def ended_unless_kept(place: Stage, terminal: Terminal) -> Iterator[Callable[[],
         raise
     except BaseException:
         with deaf():
-            last_words(terminal)
+            last_words(place, terminal)
             report(place, quiet=False)
         raise
     if not keep:
@@ -129,8 +130,10 @@ def deaf() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def last_words(terminal: Terminal) -> None:
+def last_words(place: Stage, terminal: Terminal) -> None:
     """What helps to see why it failed, while it is still there."""
+    if not place.cluster.kubeconfig.exists():
+        return
     for command in (
         ("kubectl", "get", "pods", "-A"),
         ("kubectl", "-n", NAMESPACE, "describe", "dvc"),
@@ -147,17 +150,24 @@ def environment(place: Stage) -> dict[str, str]:
 
 def usage(place: Stage, arguments: Arguments) -> str:
     chosen = "" if arguments.state == STATE else f" --state {arguments.state}"
+    second = PROJECT / place.samples.second_claim
+    bucket = place.state / "s3" / samples.BUCKET
     return f"""
 It is up. To use it:
 
-    export KUBECONFIG={place.cluster.kubeconfig} PATH={PROJECT / ".venv" / "bin"}:$PATH
+    export KUBECONFIG={place.cluster.kubeconfig}{path_to_kubectl()}
     kubectl -n {NAMESPACE} get dvc,pods
     kubectl -n {NAMESPACE} exec deploy/{WORKLOAD} -- cat {FILE}
 
 A second bucket, and away with it:
 
-    kubectl apply -f {place.samples.second_claim}
-    kubectl delete -f {place.samples.second_claim}
+    kubectl apply -f {second}
+    kubectl delete -f {second}
+
+The S3 server's buckets are folders:
+
+    echo new > {bucket}/new.txt
+    kubectl -n {NAMESPACE} exec deploy/{WORKLOAD} -- ls {Path(FILE).parent}
 
 The S3 server: {place.store.endpoint}
     access key {place.store.access_key}, secret key {place.store.secret_key}, path style; buckets {" and ".join(samples.OBJECTS)}
@@ -166,6 +176,12 @@ The kubelet's log: {place.cluster.node_directory("node-1") / "kubelet.log"}
 To end it:
 
     hack/quickstart --down{chosen}"""
+
+
+def path_to_kubectl() -> str:
+    """What the person's shell needs if kubectl is in the virtual environment only."""
+    own = Path(sys.executable).parent
+    return f" PATH={own}:$PATH" if (own / "kubectl").exists() else ""
 
 
 if __name__ == "__main__":

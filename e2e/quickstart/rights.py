@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 from e2e.cluster import cgroups, mounts
 
 FUSE = Path("/dev/fuse")
+FUSE_NUMBER = os.makedev(10, 229)  # the kernel's Documentation/admin-guide/devices.txt
 IN_A_CONTAINER = "in a container, that takes one that is privileged (docker run --privileged)"
 
 
@@ -37,6 +39,9 @@ def _root() -> str | None:
 
 def _fuse() -> str | None:
     try:
+        found = FUSE.stat()
+        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != FUSE_NUMBER:
+            return f"{FUSE} is something else than FUSE's device (mknod {FUSE} c 10 229)"
         os.close(os.open(FUSE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         return f"there is no {FUSE}: load the kernel's module (modprobe fuse); in a container, pass the device in (--device {FUSE})"
@@ -47,11 +52,10 @@ def _fuse() -> str | None:
 
 def _mounts(state: Path) -> str | None:
     """A node: namespaces of its own, in which mounts propagate, and an overlay whose upper half lies in the state folder."""
-    above = next(folder for folder in state.parents if folder.is_dir())
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=".dynvol-try-", dir=above))
+        scratch = Path(tempfile.mkdtemp(prefix=".dynvol-try-", dir=state.parent))
     except OSError as error:
-        return f"nothing can be written to {above} ({error.strerror}): name another folder with --state"
+        return f"{state} cannot be made ({error.strerror}): name another folder with --state"
     try:
         return _in_a_child(lambda: _try_mounts(scratch))
     finally:

@@ -19,7 +19,7 @@ CLAIM, BUCKET = "externalvolume-s3-sample", "my-bucket"
 SECOND_CLAIM, SECOND_BUCKET = "second-bucket", "models"
 FILE, SECOND_FILE = f"{ROOT}/data/hello.txt", f"{ROOT}/models/weights.txt"
 CPU_LIMIT = "500m"
-"""The sample class grants 10m, with which a mounter takes half a minute to start."""
+"""The sample class grants 10m, with which the first bucket of a pod takes some 20 seconds to appear."""
 
 OBJECTS = {
     BUCKET: {"hello.txt": "hello from my-bucket\n", "images/one.txt": "one\n", "images/two.txt": "two\n"},

@@ -61,7 +61,7 @@ class Stage:
 
     def claim_folder(self) -> None:
         self._check_ours()
-        self.state.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(exist_ok=True)
         self._note(kept=False)
 
     def _check_ours(self) -> None:

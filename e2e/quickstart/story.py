@@ -214,7 +214,7 @@ class Story:
             def heard() -> str:
                 if line := output(process).readline():
                     return line.rstrip("\n")
-                raise CommandFailed(f"nothing was seen in pod {pod} within {self.limit:.0f} s: {script}")
+                raise CommandFailed(f"in pod {pod} nothing came of it within {self.limit:.0f} s: {script}")
 
             yield heard
 
