@@ -209,13 +209,17 @@ class _NodeProcess:
     # --- The leader
 
     async def _campaign(self, view: NodeView, client: KubeClient, recorder: EventRecorder) -> None:
-        """A candidate for ever; each term begins with caches of its own."""
+        """A candidate for ever; each term begins with caches of its own.
+
+        The identity is the node's, so that a process which comes after one that was killed need not wait for its lease to run
+        out. No two can share it: whoever gets here holds this node's CSI socket, which one that lives does not give away.
+        """
         lock = client.lease_lock(self._settings.namespace, names.LEADER_LEASE)
         while True:
             elector = LeaderElector(
                 lock,
                 name=names.LEADER_LEASE,
-                identity=f"{self._settings.node_name}_{os.getpid()}_{os.urandom(4).hex()}",
+                identity=self._settings.node_name,
                 overrun=_end_on_the_spot,
                 metrics=self._metrics,
             )
