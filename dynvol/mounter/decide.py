@@ -93,26 +93,43 @@ def decide(
 ) -> list[Action]:
     """The steps that can be taken now. `wanted` has no refused ones; paths in `busy` are being worked on."""
     by_path = {mount.path: mount for mount in wanted}
+    corrections = (_correct(path, stack, by_path.get(path), sessions) for path, stack in shown.items() if path not in busy)
+    return [
+        *(action for action in corrections if action is not None),
+        *_starts(wanted, sessions),
+        *_shows(wanted, shown, sessions, busy),
+        *_stops(wanted, shown, sessions, busy),
+    ]
+
+
+def _starts(wanted: Collection[WantedMount], sessions: Mapping[str, SessionView]) -> list[Start]:
+    """One for each source that has no session, but for those whose claim still has old data to bring home."""
     sources = {mount.source for mount in wanted}
-    actions: list[Action] = []
-    for path, stack in shown.items():
-        if path not in busy and (step := _correct(path, stack, by_path.get(path), sessions)):
-            actions.append(step)
-    for mount in by_path.values():
-        session = sessions.get(mount.source)
-        if session is None:
-            if not _predecessor(mount, sessions, sources) and not any(
-                isinstance(a, Start) and a.mount.source == mount.source for a in actions
-            ):
-                actions.append(Start(mount))
-        elif session.state is State.SERVING and mount.path not in shown and mount.path not in busy:
-            actions.append(Show(mount.path, mount.source, mount.read_only))
-    visible = {entry.source for stack in shown.values() for entry in stack}
-    for source, session in sessions.items():
-        if source in sources or source in visible or session.state is State.ENDING or session.paths & set(busy):
-            continue
-        actions.append(Stop(source))
-    return actions
+    missing = {mount.source: mount for mount in reversed([*wanted]) if mount.source not in sessions}
+    return [Start(mount) for mount in missing.values() if _predecessor(mount, sessions, sources) is None]
+
+
+def _shows(
+    wanted: Collection[WantedMount],
+    shown: Mapping[str, Sequence[Shown]],
+    sessions: Mapping[str, SessionView],
+    busy: Collection[str],
+) -> list[Show]:
+    serving = {source for source, session in sessions.items() if session.state is State.SERVING}
+    bare = [m for m in wanted if m.source in serving and m.path not in shown and m.path not in busy]
+    return [Show(mount.path, mount.source, mount.read_only) for mount in bare]
+
+
+def _stops(
+    wanted: Collection[WantedMount],
+    shown: Mapping[str, Sequence[Shown]],
+    sessions: Mapping[str, SessionView],
+    busy: Collection[str],
+) -> list[Stop]:
+    """Sessions that no one wants, once nothing of theirs shows or is about to."""
+    needed = {mount.source for mount in wanted} | {entry.source for stack in shown.values() for entry in stack}
+    idle = [s for s, view in sessions.items() if s not in needed and not view.paths & set(busy)]
+    return [Stop(source) for source in idle if sessions[source].state is not State.ENDING]
 
 
 def _correct(path: str, stack: Sequence[Shown], mount: WantedMount | None, sessions: Mapping[str, SessionView]) -> Action | None:
