@@ -109,6 +109,10 @@ class LocalCluster:
         return self.settings.nodes
 
     @property
+    def has_real_apiserver(self) -> bool:
+        return self.settings.etcd_port != 0
+
+    @property
     def settings(self) -> Settings:
         found = json.loads((self.state / "cluster.json").read_text())
         return Settings(**{**found, "nodes": tuple(found["nodes"])})
@@ -260,7 +264,7 @@ class LocalCluster:
         await self.start(part)
 
     async def _start_apiserver(self) -> None:
-        if self.settings.etcd_port:
+        if self.has_real_apiserver:
             self._start_real_apiserver()
         else:
             listen = f"127.0.0.1:{self.settings.port}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+import aiohttp
+import pytest
+
 from e2e.cluster.api import ApiError, Object, path
 from e2e.cluster.tests.conftest import Space
 from e2e.cluster.tests.test_pods import FOREVER, eventually, only, shell
@@ -100,13 +103,21 @@ async def test_a_stateful_set_numbers_its_pods_and_makes_them_in_order(space: Sp
     assert [pod["metadata"]["name"] for pod in await pods(space)] == ["x-0", "x-1"]
 
 
-async def test_endpoints_are_the_ready_pods_and_answer(space: Space) -> None:
+async def serve(space: Space) -> Object:
+    """A Service with two ready pods behind it."""
     probe = {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1}
     served = template({**SERVE, "readinessProbe": probe})
     await make(space, "apps/v1", "deployments", "Deployment", replicas=2, template=served)
     ports = [{"port": 80, "targetPort": "http"}]
-    await make(space, "v1", "services", "Service", selector={"app": "x"}, ports=ports)
+    service = await make(space, "v1", "services", "Service", selector={"app": "x"}, ports=ports)
     await space.kubectl("rollout", "status", "deployment/x", "--timeout=60s")
+    return service
+
+
+async def test_endpoints_are_the_addresses_of_the_ready_pods(space: Space) -> None:
+    if space.cluster.has_real_apiserver:
+        pytest.skip("it takes no loopback addresses in endpoints")
+    await serve(space)
 
     async def addresses() -> list[str]:
         slices = await space.api.list(path("discovery.k8s.io/v1", "endpointslices", namespace=space.name))
@@ -121,6 +132,14 @@ async def test_endpoints_are_the_ready_pods_and_answer(space: Space) -> None:
     await eventually(complete)
     endpoints = await space.api.get(path("v1", "endpoints", namespace=space.name, name="x"))
     assert endpoints["subsets"][0]["ports"][0]["port"] == 8080
+
+
+async def test_a_loopback_service_address_answers(space: Space) -> None:
+    address = (await serve(space))["spec"]["clusterIP"]
+    if not address.startswith("127."):
+        pytest.skip("nobody listens on this API server's service addresses")
+    async with aiohttp.ClientSession() as session, session.get(f"http://{address}/") as answer:
+        assert answer.status == 200
 
 
 async def test_a_pod_that_fits_nowhere_says_why_and_goes_where_it_fits_later(space: Space) -> None:
