@@ -49,7 +49,7 @@ async def run(options: argparse.Namespace) -> None:
             StatefulSets(api),
             Jobs(api),
             Endpoints(api, services=services),
-            ServiceProxy(services=services, all_pods=all_pods, tasks=tasks),
+            ServiceProxy(services=services, all_pods=all_pods),
             NamespaceDeletion(api, resources=resources),
             NodeLifecycle(api, grace=options.node_grace),
             PodGarbage(api, all_pods=all_pods, quarantine=options.pod_quarantine),

@@ -27,10 +27,9 @@ class ServiceProxy:
 
     watches: ClassVar = [("v1", "services")]
 
-    def __init__(self, *, services: Mirror, all_pods: Mirror, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, *, services: Mirror, all_pods: Mirror) -> None:
         self._services = services
         self._pods = all_pods
-        self._tasks = tasks
         self._servers: dict[tuple[Key, str, int], asyncio.Server] = {}
         self._turn = itertools.count()
 
