@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         with place.locked():
             return down(place) if arguments.down else up(place, arguments)
     except (Busy, ClusterError, CommandFailed, Untrue, TimeoutError) as problem:
-        print(f"hack/quickstart: {problem or 'it took too long'}", file=sys.stderr)
+        print(f"hack/quickstart: {str(problem) or 'it took too long'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -134,7 +134,9 @@ def last_words(place: Stage, terminal: Terminal) -> None:
     """What helps to see why it failed, while it is still there."""
     if not place.cluster.kubeconfig.exists():
         return
+    logs = [str(log) for log in place.logs() if log.stat().st_size]
     for command in (
+        ("tail", "-n", "5", *logs),
         ("kubectl", "get", "pods", "-A"),
         ("kubectl", "-n", NAMESPACE, "describe", "dvc"),
         ("kubectl", "-n", "dynvol-system", "logs", "daemonset/dynvol-node", "--tail=20"),

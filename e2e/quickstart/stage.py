@@ -116,6 +116,10 @@ class Stage:
         """Each node's first process."""
         return [process.pid for node in self.cluster.nodes if (process := self.cluster.machine(node)) is not None]
 
+    def logs(self) -> list[Path]:
+        """Of the cluster's own processes."""
+        return sorted((*self.state.glob("run/*.log"), *self.state.glob("nodes/*/kubelet.log")))
+
     # Down
 
     def down(self) -> Leftovers:
