@@ -43,6 +43,8 @@ OPTIONS_PARAMETER: Final = f"{GROUP}/mount-options"
 ACCESS_KEY: Final = "access-key-id"
 SECRET_KEY: Final = "secret-access-key"
 SESSION_TOKEN: Final = "session-token"
+CA_CERTIFICATE: Final = "ca.crt"
+"""Optional: authorities that the storage's own certificate may come from."""
 
 # --- Finalizers.
 CLAIM_FINALIZER: Final = f"{GROUP}/mounted"

@@ -9,6 +9,7 @@ It needs no leader. Without an API server what is mounted stays mounted.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Final
@@ -26,16 +27,19 @@ from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
 from .claimreport import ClaimReporter
+from .credentials import Credentials
 from .desired import wanted_mounts, workloads
 from .finalizers import Superseded, add_finalizer
-from .mountpodspec import CREDENTIALS_DIGEST, Installation, credentials_digest, mount_pod, secret_copy
-from .status import Problem, missing_credentials
+from .mountpodspec import Installation, credentials_digest, mount_pod, secret_copy
+from .status import Problem
 from .view import BY_CLASS, BY_NAMESPACE, Instruments, NodeView, index_mount_pod, reported
 
 log = logs.get(__name__)
 
-CREDENTIALS_CHECK: Final = 60.0
+CREDENTIALS_CHECK: Final = 30.0
 """Seconds between looks at a class's Secret, so that a changed key reaches the mount pods; Secrets are not watched."""
+COPY_CHECK: Final = 300.0
+"""Seconds after which a Secret copy is written again though nothing changed, lest someone else has changed or removed it."""
 PROBLEM_RETRY: Final = 10.0
 """Seconds until a workload that cannot be served for a reason outside (no Secret, say) is looked at again."""
 PUBLISH_RETRY: Final = 5.0
@@ -52,6 +56,9 @@ class ExternalVolumeController:
         self._client = client
         self._installation = installation
         self._reporter = reporter
+        self._credentials: Final = Credentials(client)
+        self._copied: dict[str, tuple[tuple[str, str], float]] = {}
+        """workload → digest of the original and owner of the Secret copy last written, and when; saves writes, no more."""
         self.controller: Final[Controller] = instruments.controller("external-volume", self.reconcile, workers=4)
         self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)])
         self.controller.watch(view.mount_pods, index_mount_pod)
@@ -89,6 +96,7 @@ class ExternalVolumeController:
         workload = self._view.workload(uuid)
         if workload is None:
             self._reporter.solved(uuid)
+            self._copied.pop(uuid, None)
             return DONE
         existing = self._view.mount_pod(workload)
         wanted = self._wanted(workload)
@@ -155,10 +163,10 @@ class ExternalVolumeController:
             await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
         except Superseded:
             return RequeueAfter(1.0)
-        original, problem = await self._credentials(provider_class)
-        if problem is not None or original is None:
-            return self._cannot(workload, problem)
-        await self._apply_secret(workload, original=original, owner=None)
+        found = await self._credentials.of(provider_class)
+        if found.secret is None:
+            return self._cannot(workload, found.problem)
+        await self._apply_secret(workload, original=found.secret, owner=None)
         manifest = mount_pod(workload, provider_class=provider_class, wanted=wanted, installation=self._installation)
         try:
             created = await self._client.create(PODS, manifest, namespace=self._installation.namespace)
@@ -167,7 +175,7 @@ class ExternalVolumeController:
         except (Forbidden, Invalid) as error:
             return self._cannot(workload, Problem("MountPodRefused", f"the mount pod cannot be created: {error}"))
         log.info("mount pod created", mount_pod=workload.mount_pod, mounts=len(wanted))
-        await self._apply_secret(workload, original=original, owner=created)
+        await self._apply_secret(workload, original=found.secret, owner=created)
         self._solved(workload)
         return RequeueAfter(CREDENTIALS_CHECK)
 
@@ -193,44 +201,31 @@ class ExternalVolumeController:
         except (NotFound, Conflict):
             log.debug("mount pod went meanwhile", mount_pod=pod.metadata.name)
 
-    async def _credentials(self, provider_class: StorageProviderClass) -> tuple[Secret | None, Problem | None]:
-        parameters = provider_class.spec.parameters
-        name, namespace = parameters.get(names.SECRET_NAME_PARAMETER, ""), parameters.get(names.SECRET_NAMESPACE_PARAMETER, "")
-        try:
-            secret: Secret | None = None
-            if name and namespace:
-                secret = await self._client.get(SECRETS, name, namespace=namespace)
-        except NotFound:
-            secret = None
-        except Forbidden as error:
-            return None, Problem("SecretForbidden", f"Secret {namespace}/{name} may not be read: {error}")
-        return secret, missing_credentials(provider_class, secret.data if secret else None)
-
     async def _refresh_credentials(self, workload: Workload) -> Result:
         """Brings a changed key to the copy; kubelet brings it into the mount pod."""
         provider_class = self._view.classes.store.get(workload.provider_class)
         owner = self._view.mount_pod(workload)
         if provider_class is None or owner is None:
             return DONE
-        original, problem = await self._credentials(provider_class)
-        if problem is not None or original is None:
-            return self._cannot(workload, problem)
+        found = await self._credentials.of(provider_class)
+        if found.secret is None:
+            return self._cannot(workload, found.problem)
         self._solved(workload)
-        try:
-            copy = await self._client.get(SECRETS, workload.mount_pod, namespace=self._installation.namespace)
-            current = copy.metadata.annotations.get(CREDENTIALS_DIGEST) == credentials_digest(original)
-            owned = any(o.uid == owner.metadata.uid for o in copy.metadata.owner_references)
-        except NotFound:
-            current = owned = False
-        if not (current and owned):
-            await self._apply_secret(workload, original=original, owner=owner)
+        await self._apply_secret(workload, original=found.secret, owner=owner)
         return RequeueAfter(CREDENTIALS_CHECK)
 
     async def _apply_secret(self, workload: Workload, *, original: Secret, owner: Pod | None) -> None:
+        """Writes the copy, unless this very one was written not long ago."""
+        content = (credentials_digest(original), owner.metadata.uid if owner else "")
+        now = asyncio.get_running_loop().time()
+        written, at = self._copied.get(workload.uuid, (None, 0.0))
+        if written == content and now - at < COPY_CHECK:
+            return
         manifest = secret_copy(workload, original=original, namespace=self._installation.namespace, owner=owner)
         await self._client.apply(
             SECRETS, workload.mount_pod, manifest, field_manager="dynvol-node", namespace=self._installation.namespace
         )
+        self._copied[workload.uuid] = content, now
 
 
 async def _delete_pod(client: KubeClient, pod: Pod) -> None:

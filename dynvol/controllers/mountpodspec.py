@@ -124,7 +124,7 @@ def secret_copy(workload: Workload, *, original: Secret, namespace: str, owner: 
 
     It must exist before its mount pod, so the first copy has no owner; once it has one, it is garbage-collected with it.
     """
-    keys = (names.ACCESS_KEY, names.SECRET_KEY, names.SESSION_TOKEN)
+    keys = (names.ACCESS_KEY, names.SECRET_KEY, names.SESSION_TOKEN, names.CA_CERTIFICATE)
     data = {k: base64.b64encode(original.data[k]).decode() for k in keys if k in original.data}
     return {
         "apiVersion": "v1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -12,22 +12,23 @@ from dynvol.api.core import Pod
 from dynvol.api.identity import label_value
 from dynvol.api.meta import now
 from dynvol.api.providerclass import ClassSpec, ClassStatus, StorageProviderClass
-from dynvol.api.resources import CLASSES, SECRETS
+from dynvol.api.resources import CLASSES
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import Conflict, Forbidden, NotFound
+from dynvol.kube.errors import Conflict, NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
 from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
 from .claimstatus import AGAIN, FIELD_MANAGER, LeaderView
+from .credentials import Credentials
 from .desired import dynamic_volumes
 from .finalizers import Superseded, add_finalizer, remove_finalizer
-from .status import Problem, class_status, in_use, missing_credentials
+from .status import class_status, in_use
 from .view import BY_CLASS, Instruments
 
 log = logs.get(__name__)
 
-CREDENTIALS_CHECK: Final = 60.0
+CREDENTIALS_CHECK: Final = 30.0
 """Seconds between looks at a class's Secret, which is not watched."""
 
 
@@ -59,6 +60,7 @@ class ProviderClassController:
         self._client = client
         self._recorder = recorder
         self._assess = assess
+        self._credentials: Final = Credentials(client)
         self.controller: Final[Controller] = instruments.controller("storage-provider-class", self.reconcile, workers=2)
         self.controller.watch(view.classes, lambda c: [c.metadata.name])
         self.controller.watch(view.pods, _classes_of_pod)
@@ -99,7 +101,7 @@ class ProviderClassController:
             mount_pods=mount_pods,
             problems=assessment.problems,
             warnings=assessment.warnings,
-            credentials=await self._credentials(provider_class),
+            credentials=(await self._credentials.of(provider_class)).problem,
             at=now(),
         )
         if status == provider_class.status:
@@ -115,19 +117,6 @@ class ProviderClassController:
         await self._client.apply(
             CLASSES, provider_class.metadata.name, _body(provider_class, status), field_manager=FIELD_MANAGER, subresource="status"
         )
-
-    async def _credentials(self, provider_class: StorageProviderClass) -> Problem | None:
-        parameters = provider_class.spec.parameters
-        name, namespace = parameters.get(names.SECRET_NAME_PARAMETER, ""), parameters.get(names.SECRET_NAMESPACE_PARAMETER, "")
-        data: Mapping[str, bytes] | None = None
-        if name and namespace:
-            try:
-                data = (await self._client.get(SECRETS, name, namespace=namespace)).data
-            except NotFound:
-                data = None
-            except Forbidden as error:
-                return Problem("SecretForbidden", f"Secret {namespace}/{name} may not be read: {error}")
-        return missing_credentials(provider_class, data)
 
 
 def _classes_of_pod(pod: Pod) -> Iterable[str]:
