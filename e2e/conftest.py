@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from e2e.grounds.session import local_ground, object_store
 from e2e.kubectl import Kubectl, eventually
 
 _numbers = itertools.count(1)
+NOTHING: Mapping[str, str] = {}
 _run = secrets.token_hex(2)
 """Keeps what one run makes apart from what another left, on clusters and S3 servers that stay."""
 
@@ -74,7 +75,9 @@ class World:
     def claim(self, name: str, bucket: str, **spec: Any) -> dict[str, Any]:
         return manifests.claim(name, bucket=bucket, endpoint=spec.pop("endpoint", self.store.endpoint), **spec)
 
-    def deploy(self, *, replicas: int = 1, spec: dict[str, Any] | None = None, **annotations: str) -> list[str]:
+    def deploy(
+        self, *, replicas: int = 1, spec: dict[str, Any] | None = None, annotations: Mapping[str, str] = NOTHING
+    ) -> list[str]:
         """A Deployment `web` of annotated pods that runs; the names of its pods."""
         chosen = {**self.annotations, **annotations}
         self.kubectl.apply(manifests.deployment("web", annotations=chosen, replicas=replicas, spec=spec))

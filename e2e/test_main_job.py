@@ -127,7 +127,7 @@ def test_a_volume_written_by_hand_works_like_an_injected_one(world: World) -> No
 
 
 def test_one_shared_mount_pod_serves_all_pods_of_a_namespace(world: World) -> None:
-    pods = world.deploy(replicas=2, **{f"{manifests.GROUP}/mount-pod-dispatch-policy": "shared"})
+    pods = world.deploy(replicas=2, annotations={f"{manifests.GROUP}/mount-pod-dispatch-policy": "shared"})
     world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
     world.ready("data")
     for pod in pods:

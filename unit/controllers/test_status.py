@@ -22,11 +22,15 @@ def mount_pod(**status: object) -> Pod:
     return msgspec.structs.replace(pod("mount-pod"), status=PodStatus(**(defaults | status)))  # type: ignore[arg-type]
 
 
-def report(
-    phase: Phase = Phase.MOUNTED, *, spec_hash: str = WANTED.spec_hash, reason: str = "", message: str = ""
-) -> MountReport:
+def report(phase: Phase = Phase.MOUNTED, *, spec_hash: str = WANTED.spec_hash, reason: str = "", message: str = "") -> MountReport:
     return MountReport(
-        claim_uid=WANTED.claim_uid, pod_uid=WANTED.pod_uid, path=WANTED.path, spec_hash=spec_hash, phase=phase, reason=reason, message=message
+        claim_uid=WANTED.claim_uid,
+        pod_uid=WANTED.pod_uid,
+        path=WANTED.path,
+        spec_hash=spec_hash,
+        phase=phase,
+        reason=reason,
+        message=message,
     )
 
 
