@@ -52,7 +52,7 @@ class Timing(msgspec.Struct, frozen=True):
     """A client that served this long starts with quick retries again."""
     patience: float = 2.0
     """How long a plain unmount is tried before files that are open make it a lazy one."""
-    linger: float = 60.0
+    linger: float = 30.0
     """How long files that are open hold a client that is no longer wanted."""
     leave: float = 5.0
     """How long a client may take to end once nothing uses it."""
