@@ -99,7 +99,6 @@ EVICTION = Subresource(name="eviction", kind="Eviction", group="policy", version
 BINDING = Subresource(name="binding", kind="Binding", version="v1", verbs=CREATE_ONLY)
 LOG = Subresource(name="log", kind="Pod", version="v1", verbs=("get",))
 EXEC = Subresource(name="exec", kind="PodExecOptions", version="v1", verbs=("create", "get"))
-ATTACH = Subresource(name="attach", kind="PodAttachOptions", version="v1", verbs=("create", "get"))
 FINALIZE = Subresource(name="finalize", kind="Namespace", version="v1", verbs=("update",))
 TOKEN = Subresource(name="token", kind="TokenRequest", group="authentication.k8s.io", version="v1", verbs=CREATE_ONLY)
 
@@ -130,7 +129,7 @@ BUILT_IN: tuple[Resource, ...] = (
         short="po",
         status=True,
         categories="all",
-        subresources=[ATTACH, BINDING, EVICTION, EXEC, LOG],
+        subresources=[BINDING, EVICTION, EXEC, LOG],
     ),
     _resource("v1", "Secret", "secrets"),
     _resource("v1", "ServiceAccount", "serviceaccounts", short="sa", subresources=[TOKEN]),

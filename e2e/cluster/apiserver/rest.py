@@ -48,6 +48,9 @@ from e2e.cluster.apiserver.types import Types
 RETRIES = 8
 """How often an update that names no version is tried against a changing object, or a generated name against taken ones."""
 
+ACTS = ("binding", "eviction")
+"""Subresources that change or end their object, and are admitted as what they are."""
+
 Transform = Callable[[Object], Object]
 
 
@@ -126,19 +129,22 @@ class Registry:
                 raise bad_request(f'resourceVersionMatch: Unsupported value: "{other}"')
 
     async def create(self, target: Target, call: Call, body: Object) -> Object:
-        resource, kind = target.resource, kinds.of(target.resource)
-        self._refuse_ending(resource)
         body = self._incoming(target, body, call)
-        given = metadata.of(body).get("name") or target.name
+        metadata.of(body).pop("managedFields", None)
         self._place(target, body)
-        metadata.begin(body, generation=kind.has_generation)
-        if resource.has_status:
-            body.pop("status", None)
+        return await self._create(target, call, body, is_apply=False)
+
+    async def _create(self, target: Target, call: Call, body: Object, *, is_apply: bool) -> Object:
+        """As in the real server, mutating admission sees an object without uid, and without name if that is still to be made."""
+        resource = target.resource
+        self._refuse_ending(resource)
+        given = body["metadata"].get("name") or target.name
+        self._default(resource, body)
+        attributes = Attributes(operation="CREATE", target=target, call=call, object=body, old=None)
+        body = await self._admission.mutate(attributes)
         for _ in range(RETRIES):
             attempt = body if given else copy.deepcopy(body)
-            if not given and (prefix := attempt["metadata"].get("generateName")):
-                attempt["metadata"]["name"] = metadata.generated_name(prefix)
-            attempt = await self._admit_new(target, call, attempt)
+            await self._admit_new(attributes, attempt, is_apply=is_apply)
             name = attempt["metadata"]["name"]
             if call.dry_run:
                 self._refuse_taken(target, name)
@@ -147,7 +153,7 @@ class Registry:
                 entry = self.store.put(Key(storage_of(resource), target.namespace, name), attempt, expected=0)
             except Conflict:
                 if given:
-                    raise already_exists(resource.subject, name) from None
+                    break
                 continue
             return self._outgoing(entry.object, resource)
         raise already_exists(resource.subject, name)
@@ -163,19 +169,20 @@ class Registry:
         if self.store.get(Key(storage_of(target.resource), target.namespace, name)):
             raise already_exists(target.resource.subject, name)
 
-    async def _admit_new(self, target: Target, call: Call, body: Object) -> Object:
-        kind = kinds.of(target.resource)
-        manages = body["metadata"].get("managedFields")
-        self._default(target.resource, body)
+    async def _admit_new(self, attributes: Attributes, body: Object, *, is_apply: bool) -> None:
+        target, resource = attributes.target, attributes.target.resource
+        kind = kinds.of(resource)
+        metadata.begin(body, generation=kind.has_generation)
+        if not body["metadata"].get("name") and (prefix := body["metadata"].get("generateName")):
+            body["metadata"]["name"] = metadata.generated_name(prefix)
+        if resource.has_status:
+            body.pop("status", None)
+        self._default(resource, body)
         kind.prepare_create(body)
-        attributes = Attributes(operation="CREATE", target=target, call=call, object=body, old=None)
-        body = await self._admission.mutate(attributes)
-        self._default(target.resource, body)
-        self._validate(target.resource, body, None)
+        self._validate(resource, body, None)
         await self._admission.validate(attributes.with_object(body))
-        if not manages:
-            apply.track(self.types, target, call, None, body)
-        return body
+        if not is_apply:
+            apply.track(self.types, target, attributes.call, None, body)
 
     async def update(self, target: Target, call: Call, body: Object) -> Object:
         body = self._incoming(target, body, call)
@@ -214,7 +221,7 @@ class Registry:
             if body["metadata"].get("uid") or body["metadata"].get("resourceVersion"):
                 raise conflict(target.resource.subject, target.name, "uid mismatch: the provided object does not exist")
             empty = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": {}}
-            return await self.create(target, call, transform(empty))
+            return await self._create(target, call, transform(empty), is_apply=True)
         insisted = _version_in(body, target)
         return await self._change(target, call, transform, insisted=insisted, is_apply=True)
 
@@ -262,14 +269,14 @@ class Registry:
         self._default(resource, new)
         kind.prepare_update(new, old, target.subresource)
         attributes = Attributes(operation="UPDATE", target=target, call=call, object=new, old=old)
-        new = await self._admission.mutate(attributes)
+        new = await self._mutated(attributes)
         self._default(resource, new)
         new["metadata"].pop("resourceVersion", None)
         if kind.has_generation and metadata.spec_changed(old, new, has_status=resource.has_status):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if target.subresource != "binding":
             self._validate(resource, new, old)
-        await self._admission.validate(attributes.with_object(new))
+        await self._validated(attributes.with_object(new))
         if not is_apply:
             apply.track(self.types, target, call, old, new)
         return new if metadata.wants_update(old, new) else None
@@ -288,8 +295,8 @@ class Registry:
             entry = self.get(target)
             self._check_preconditions(target, entry, options)
             attributes = Attributes(operation="DELETE", target=target, call=call, object=None, old=entry.object)
-            await self._admission.mutate(attributes)
-            await self._admission.validate(attributes)
+            await self._mutated(attributes)
+            await self._validated(attributes)
             body, remains = kinds.deleting(resource, entry.thaw(), options)
             if call.dry_run:
                 return self._outgoing(body, resource) if remains else success(resource.subject, target.name)
@@ -314,6 +321,22 @@ class Registry:
                 if error.code != 404:
                     raise
         return [self._outgoing(entry.object, target.resource) for entry in page.entries]
+
+    async def admit_act(self, target: Target, call: Call, body: Object, *, operation: str) -> None:
+        """Ask admission about a subresource that is an act: what is stored after it (a bound pod) is not asked about again."""
+        self.get(target)
+        attributes = Attributes(operation=operation, target=target, call=call, object=body, old=None)
+        await self._admission.mutate(attributes)
+        await self._admission.validate(attributes)
+
+    async def _mutated(self, attributes: Attributes) -> Object:
+        if attributes.target.subresource in ACTS:
+            return attributes.object or {}
+        return await self._admission.mutate(attributes)
+
+    async def _validated(self, attributes: Attributes) -> None:
+        if attributes.target.subresource not in ACTS:
+            await self._admission.validate(attributes)
 
     def _check_preconditions(self, target: Target, entry: Entry, options: Object) -> None:
         wanted, found = options.get("preconditions") or {}, entry.object["metadata"]

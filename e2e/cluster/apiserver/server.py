@@ -26,7 +26,8 @@ from e2e.cluster.apiserver.faults import ConnectionRefused, Faults
 from e2e.cluster.apiserver.formats import Accepted, Rendering, accepted
 from e2e.cluster.apiserver.kubelets import Kubelets
 from e2e.cluster.apiserver.openapi import Documents
-from e2e.cluster.apiserver.request import Call, Target, User, call_options, resource_target, watch_timeout
+from e2e.cluster.apiserver.policies import Policies
+from e2e.cluster.apiserver.request import Call, Target, User, call_options, is_true, resource_target, watch_timeout
 from e2e.cluster.apiserver.resources import Catalog
 from e2e.cluster.apiserver.rest import Registry, selection, storage_of
 from e2e.cluster.apiserver.reviews import Reviews
@@ -70,7 +71,7 @@ class Server:
         self.authorizer = Authorizer(store)
         self.webhooks = Webhooks(store)
         own = (NamespaceLifecycle(store), ServiceAccounts(store), Priorities(store), DefaultTolerations())
-        self.registry = Registry(store, self.catalog, Admission((*own, self.webhooks)), self._types)
+        self.registry = Registry(store, self.catalog, Admission((*own, self.webhooks, Policies(store))), self._types)
         self.kubelets = Kubelets(self.registry, files)
         self._faults = Faults()
         self._documents = Documents(self.catalog, self._types)
@@ -196,13 +197,12 @@ class Server:
         match target.verb:
             case "create" if self._reviews.is_review(target):
                 return _json(self._reviews.answer(target, call.user, await _body(request)), status=201)
-            case "create" if target.subresource in ("exec", "attach"):
-                return await self.kubelets.run(request, target)
             case "create" if target.subresource:
                 return _json(await self._subresources.create(target, call, await _body(request)), status=201)
             case "get" if target.subresource == "log":
                 return await self.kubelets.log(request, target)
-            case "get" if target.subresource in ("exec", "attach"):
+            case "get" | "create" if target.subresource == "exec":
+                await self.registry.admit_act(target, call, _exec_options(request), operation="CONNECT")
                 return await self.kubelets.run(request, target)
             case "get":
                 entry = self.registry.get(target)
@@ -327,6 +327,14 @@ async def _body(request: web.Request) -> Object:
     if not isinstance(content, dict):
         raise bad_request("the object provided is unrecognized (must be of type Object)")
     return content
+
+
+def _exec_options(request: web.Request) -> Object:
+    """What is asked of the container, as admission sees it."""
+    streams = {name: is_true(request.query.get(name, "")) for name in ("stdin", "stdout", "stderr", "tty")}
+    options: Object = {name: True for name, wanted in streams.items() if wanted}
+    options |= {"container": request.query.get("container", ""), "command": request.query.getall("command", [])}
+    return {"kind": "PodExecOptions", "apiVersion": "v1", **options}
 
 
 async def _delete_options(request: web.Request, query: Mapping[str, str], call: Call) -> Object:

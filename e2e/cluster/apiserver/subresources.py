@@ -33,6 +33,7 @@ class Subresources:
         self._tokens = tokens
 
     async def create(self, target: Target, call: Call, body: Object) -> Object:
+        await self._registry.admit_act(target, call, body, operation="CREATE")
         match target.resource.plural, target.subresource:
             case "pods", "binding":
                 return await self._bind(target, call, body)

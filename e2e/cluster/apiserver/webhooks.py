@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import copy
 import ssl
-import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
 import msgspec
 
-from e2e.cluster.apiserver import cel, patch
+from e2e.cluster.apiserver import cel, matching, patch
 from e2e.cluster.apiserver.admission import Attributes
-from e2e.cluster.apiserver.resources import Resource
-from e2e.cluster.apiserver.selectors import label_selector_matches
 from e2e.cluster.apiserver.status import ApiError, Object, internal
 from e2e.cluster.apiserver.store import Key, Store
 
@@ -113,40 +109,16 @@ class Webhooks:
 
     def _concerns(self, hook: Hook, attributes: Attributes) -> bool:
         settings, target = hook.settings, attributes.target
-        if not any(rule_matches(rule, attributes) for rule in settings.get("rules") or ()):
+        if not any(matching.rule_covers(rule, attributes) for rule in settings.get("rules") or ()):
             return False
-        if not self._namespace_matches(settings.get("namespaceSelector"), attributes):
-            return False
-        selector = settings.get("objectSelector")
-        if selector and not any(
-            label_selector_matches(selector, (body.get("metadata") or {}).get("labels") or {})
-            for body in (attributes.object, attributes.old)
-            if body is not None
-        ):
+        if not matching.is_selected(self._store, settings, attributes):
             return False
         try:
-            return all(self._condition_holds(condition, attributes) for condition in settings.get("matchConditions") or ())
-        except cel.EvaluationError as error:
+            return all(matching.condition_holds(condition, attributes) for condition in settings.get("matchConditions") or ())
+        except (cel.EvaluationError, cel.CompileError) as error:
             if hook.tolerates_failure:
                 return False
             raise attributes.refuse(f"{error} (match condition of webhook {hook.name} for {target.resource.plural})") from error
-
-    def _namespace_matches(self, selector: Object | None, attributes: Attributes) -> bool:
-        target = attributes.target
-        if not selector:
-            return True
-        if target.resource.storage == "/namespaces":
-            body = attributes.object or attributes.old or {}
-            return label_selector_matches(selector, body["metadata"].get("labels") or {})
-        if not target.namespace:
-            return True
-        entry = self._store.get(Key("/namespaces", "", target.namespace))
-        return entry is not None and label_selector_matches(selector, entry.object["metadata"].get("labels") or {})
-
-    def _condition_holds(self, condition: Object, attributes: Attributes) -> bool:
-        program = cel.compiled(condition["expression"], ("object", "oldObject", "request"))
-        values = {"object": attributes.object, "oldObject": attributes.old, "request": request_of(attributes)}
-        return program.evaluate(values) is True
 
     async def _ask(self, hook: Hook, attributes: Attributes) -> Object:
         """The webhook's response, if it allows; an ApiError if it refuses, or fails where it may not."""
@@ -163,7 +135,8 @@ class Webhooks:
         return response
 
     async def _call(self, hook: Hook, attributes: Attributes) -> Object:
-        review: Object = {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request_of(attributes)}
+        request = matching.request_of(attributes)
+        review = {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}
         url, server_name = self._address(hook)
         shown = f"{hook.settings['clientConfig'].get('url') or url}?timeout={hook.settings['timeoutSeconds']}s"
         try:
@@ -184,7 +157,7 @@ class Webhooks:
             raise CallFailed(f'Post "{shown}": context deadline exceeded') from error
         except aiohttp.ClientError as error:
             raise CallFailed(f'failed to call webhook: Post "{shown}": {error}') from error
-        return _response_in(body, review["request"]["uid"])
+        return _response_in(body, request["uid"])
 
     def _address(self, hook: Hook) -> tuple[str, str | None]:
         """Where to post, and the name that the certificate must have if that is not the host of the URL."""
@@ -230,56 +203,6 @@ class Webhooks:
             except (ValueError, ssl.SSLError) as error:
                 raise CallFailed(f"failed to call webhook: unable to load root certificates: {error}") from error
         return self._contexts[bundle]
-
-
-def rule_matches(rule: Object, attributes: Attributes) -> bool:
-    """RuleWithOperations; of all versions of a resource, only the requested one is looked at (there is one of each here)."""
-    target = attributes.target
-    operations, groups, versions = (rule.get(name) or () for name in ("operations", "apiGroups", "apiVersions"))
-    if "*" not in operations and attributes.operation not in operations:
-        return False
-    if "*" not in groups and target.resource.group not in groups:
-        return False
-    if "*" not in versions and target.resource.version not in versions:
-        return False
-    is_namespaced = target.resource.namespaced
-    if rule.get("scope", "*") not in ("*", "Namespaced" if is_namespaced else "Cluster"):
-        return False
-    return any(_resource_matches(pattern, target.resource, target.subresource) for pattern in rule.get("resources") or ())
-
-
-def _resource_matches(pattern: str, resource: Resource, subresource: str) -> bool:
-    plural, slash, sub = pattern.partition("/")
-    if plural not in ("*", resource.plural):
-        return False
-    return (not subresource) if not slash else sub == "*" or sub == subresource
-
-
-def request_of(attributes: Attributes) -> Object:
-    """The AdmissionRequest, which match conditions see as `request` too."""
-    target, call = attributes.target, attributes.call
-    resource = target.resource
-    kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
-    plural = {"group": resource.group, "version": resource.version, "resource": resource.plural}
-    verb_options = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions"}[attributes.operation]
-    request: dict[str, Any] = {
-        "uid": str(uuid.uuid4()),
-        "kind": kind,
-        "resource": plural,
-        "requestKind": kind,
-        "requestResource": plural,
-        "name": attributes.name,
-        "namespace": target.namespace or (attributes.name if resource.storage == "/namespaces" else ""),
-        "operation": attributes.operation,
-        "userInfo": call.user.info(),
-        "object": copy.deepcopy(attributes.object),
-        "oldObject": attributes.old,
-        "dryRun": call.dry_run,
-        "options": {"kind": verb_options, "apiVersion": "meta.k8s.io/v1", "fieldManager": call.manager},
-    }
-    if target.subresource:
-        request["subResource"] = request["requestSubResource"] = target.subresource
-    return {name: value for name, value in request.items() if value != "" or name in ("name", "namespace")}
 
 
 def _response_in(body: bytes, uid: str) -> Object:
