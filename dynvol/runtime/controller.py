@@ -98,13 +98,20 @@ class Controller:
         Both, because whoever an object no longer belongs to has as much to do about it as whoever it belongs to now. `when` can
         say that a change is none that matters. What was there at first waits behind what happens.
         """
+
+        def of_both(change: Change[ObjectT]) -> Iterable[str]:
+            states = (state for state in (change.old, change.new) if state is not None)
+            return (key for state in states for key in keys(state)) if when is None or when(change) else ()
+
+        self.watch_changes(informer, of_both)
+
+    def watch_changes(self, informer: Informer[ObjectT], keys: Callable[[Change[ObjectT]], Iterable[str]]) -> None:
+        """As `watch`, where it takes both states of an object to tell whom a change concerns."""
         self._awaited[informer] = None
 
         def enqueue(change: Change[ObjectT]) -> None:
-            if when is None or when(change):
-                states = (state for state in (change.old, change.new) if state is not None)
-                for key in dict.fromkeys(key for state in states for key in keys(state)):
-                    self._queue.add(key, later=change.initial)
+            for key in dict.fromkeys(keys(change)):
+                self._queue.add(key, later=change.initial)
 
         self._registrations.append(informer.add_handler(enqueue))
 
