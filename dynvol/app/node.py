@@ -12,39 +12,22 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from dynvol import __version__
 from dynvol.api import names
-from dynvol.api.core import Node, Pod
-from dynvol.api.identity import label_value
-from dynvol.api.resources import CLAIMS, CLASSES, NODES, PODS
+from dynvol.api.resources import PODS
 from dynvol.controllers.claimreport import ClaimReporter
-from dynvol.controllers.claimstatus import ClaimStatusController, LeaderView
+from dynvol.controllers.claimstatus import ClaimStatusController
 from dynvol.controllers.externalvolume import ExternalVolumeController
 from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.nodemounts import KernelMounts
 from dynvol.controllers.providerclass import ProviderClassController
-from dynvol.controllers.view import (
-    BY_CLAIM_UID,
-    BY_CLASS,
-    BY_NAMESPACE,
-    BY_UID,
-    BY_WORKLOAD,
-    Instruments,
-    NodeView,
-    index_by_claim_uid,
-    index_by_class,
-    index_by_namespace,
-    index_by_uid,
-    index_by_workload,
-    index_mount_pod,
-)
+from dynvol.controllers.view import Instruments, NodeView
 from dynvol.csi.kernel import KernelTargets
 from dynvol.csi.requests import Node as NodeIdentity
 from dynvol.csi.server import CsiServer
@@ -59,15 +42,15 @@ from dynvol.observe.health import Health, holds
 from dynvol.observe.metrics import Metrics
 from dynvol.observe.server import serve
 from dynvol.runtime.errors import LeadershipLost
-from dynvol.runtime.informer import Informer
 from dynvol.runtime.leader import LeaderElector
 from dynvol.webhook.rules.classes import review_class
+
+from .caches import leader_view, node_view
 
 log = logs.get(__name__)
 
 IMAGE_RETRY: Final = 2.0
 """Seconds between questions for our own image while the API server is away."""
-MOUNT_PODS: Final = "app.kubernetes.io/name=dynvol,app.kubernetes.io/component=mount-pod"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +111,14 @@ class _NodeProcess:
             client = await stack.enter_async_context(KubeClient.connect(settings.kubeconfig, metrics=self._metrics.requests))
             recorder = await stack.enter_async_context(EventRecorder(client, component="dynvol", instance=settings.node_name))
             mounts = KernelMounts(state_dir, watcher=watcher, executor=executor)
-            view = self._view(client, mounts, state_dir=state_dir)
+            view = node_view(
+                client,
+                mounts,
+                node=settings.node_name,
+                namespace=settings.namespace,
+                state_dir=state_dir,
+                metrics=self._metrics.informers,
+            )
             self._check(csi, client, view)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._metrics.watch_loop(), name="event-loop-lag")
@@ -155,36 +145,6 @@ class _NodeProcess:
             except KubeError as error:
                 log.warning("cannot learn which image mount pods are to run", error=str(error))
                 await asyncio.sleep(IMAGE_RETRY)
-
-    def _view(self, client: KubeClient, mounts: KernelMounts, *, state_dir: str) -> NodeView:
-        settings, metrics = self._settings, self._metrics.informers
-        node, namespace = settings.node_name, settings.namespace
-        return NodeView(
-            node=node,
-            state_dir=state_dir,
-            namespace=namespace,
-            pods=Informer(
-                client.source(PODS, field_selector=f"spec.nodeName={node}"),
-                name="pods",
-                indexers={BY_WORKLOAD: index_by_workload, BY_NAMESPACE: index_by_namespace, BY_CLASS: index_by_class},
-                metrics=metrics,
-            ),
-            mount_pods=Informer(
-                client.source(PODS, namespace=namespace, label_selector=f"{MOUNT_PODS},{names.NODE_LABEL}={label_value(node)}"),
-                name="mount-pods",
-                indexers={BY_WORKLOAD: index_mount_pod, BY_CLAIM_UID: index_by_claim_uid},
-                metrics=metrics,
-            ),
-            claims=Informer(
-                client.source(CLAIMS),
-                name="claims",
-                indexers={BY_NAMESPACE: index_by_namespace, BY_UID: index_by_uid},
-                metrics=metrics,
-            ),
-            classes=Informer(client.source(CLASSES), name="classes", metrics=metrics),
-            nodes=Informer(client.source(NODES, field_selector=f"metadata.name={node}"), name="node", metrics=metrics),
-            mounts=mounts,
-        )
 
     def _check(self, csi: CsiServer, client: KubeClient, view: NodeView) -> None:
         ready = self._health.ready
@@ -230,36 +190,16 @@ class _NodeProcess:
 
     async def _lead(self, view: NodeView, client: KubeClient, recorder: EventRecorder) -> None:
         log.info("leading")
-        sight = self._leader_view(view, client)
+        sight = leader_view(client, classes=view.classes, namespace=self._settings.namespace, metrics=self._metrics.informers)
         claims = ClaimStatusController(sight, client=client, instruments=self._instruments)
         classes = ProviderClassController(
             sight, client=client, recorder=recorder, assess=review_class, instruments=self._instruments
         )
         async with asyncio.TaskGroup() as tasks:
-            for informer in (sight.pods, sight.mount_pods, sight.nodes):
+            for informer in (sight.claims, sight.pods, sight.mount_pods, sight.nodes):
                 tasks.create_task(informer.run(), name=f"informer-{informer.name}")
-            for name, work in (("claim-status", claims.run()), ("storage-provider-class", classes.run())):
-                _start(tasks, name, work)
-
-    def _leader_view(self, view: NodeView, client: KubeClient) -> LeaderView:
-        metrics = self._metrics.informers
-        pods: Informer[Pod] = Informer(
-            client.source(PODS, label_selector=f"{names.INJECTED_LABEL}=true"),
-            name="all-injected-pods",
-            indexers={BY_NAMESPACE: index_by_namespace, BY_CLASS: index_by_class},
-            metrics=metrics,
-        )
-        mount_pods: Informer[Pod] = Informer(
-            client.source(PODS, namespace=self._settings.namespace, label_selector=MOUNT_PODS),
-            name="all-mount-pods",
-            metrics=metrics,
-        )
-        nodes: Informer[Node] = Informer(client.source(NODES), name="all-nodes", metrics=metrics)
-        return LeaderView(claims=view.claims, classes=view.classes, pods=pods, mount_pods=mount_pods, nodes=nodes)
-
-
-def _start(tasks: asyncio.TaskGroup, name: str, work: Coroutine[Any, Any, None]) -> None:
-    tasks.create_task(work, name=name)
+            tasks.create_task(claims.run(), name="claim-status")
+            tasks.create_task(classes.run(), name="storage-provider-class")
 
 
 def _end_on_the_spot() -> None:

@@ -10,37 +10,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final, Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
+from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim, PodMount
 from dynvol.api.core import Pod
 from dynvol.api.identity import Workload, label_value
 from dynvol.api.meta import now
-from dynvol.api.mounts import MountReport, Phase
+from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, PODS
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import Conflict, NotFound
+from dynvol.kube.errors import NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
 from dynvol.runtime.controller import DONE, Controller, Result
+from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
-from .desired import Attachment, fits, in_the_way, reaches, wanted_mount, workload
-from .finalizers import Superseded
+from .desired import Attachment, EarlierMounts, fits, nested, reaches, wanted_mount, workload
+from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides
+from .namesakes import Superseded, expect_same
 from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, standing
-from .view import BY_CLAIM_UID, BY_NAMESPACE, BY_UID, Instruments, NodeView, claim_uid_of, reported, told
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    upon: str
-    """The resource version that the cache had when this was written."""
-    entries: tuple[PodMount, ...]
-
+from .view import BY_CLAIM_UID, BY_CLASS, BY_UID, Instruments, NodeView, claim_uid_of, reported, told
 
 _WARNINGS: Final = frozenset({Phase.FAILED.value, Phase.CONFLICT.value})
 
@@ -54,7 +50,7 @@ class MountMetrics(Protocol):
 
 
 class ClaimReporter:
-    """`announce` and `troubled` are for the external volume controller; the rest goes by itself."""
+    """`announce`, `troubled` and `solved` are for the external volume controller; the rest goes by itself."""
 
     def __init__(
         self, view: NodeView, *, client: KubeClient, recorder: EventRecorder, instruments: Instruments, metrics: MountMetrics
@@ -67,12 +63,17 @@ class ClaimReporter:
         self._problems: dict[str, Problem] = {}
         self._wanted_since: dict[tuple[str, str], float] = {}
         """(claim uid, pod uid) → since when, on the loop's clock, a mount has been missing; for the metric."""
-        self._said: dict[str, _Said] = {}
-        """claim uid → what was last applied; saves writes while the cache lags, nothing depends on it."""
+        self._said: dict[str, tuple[PodMount, ...]] = {}
+        """Claim's uid → what was last applied, until the cache shows it."""
+        self._unseen = Expectations(view.claims)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Claim's uid → held while its entries are worked out and written, so that older ones never land on newer ones."""
         self.controller: Final[Controller] = instruments.controller("claim-report", self.reconcile, workers=4)
-        self.controller.watch(view.claims, lambda claim: [claim.metadata.key])
-        self.controller.watch(view.pods, self._claims_in_namespace)
-        self.controller.watch(view.mount_pods, self._claims_of_mount_pod)
+        self.controller.watch(view.claims, lambda claim: [claim.metadata.key], when=self._is_news)
+        self.controller.watch_changes(view.claims, self._rivals)
+        self.controller.watch(view.pods, self._claims_that_reach, when=pod_decides)
+        self.controller.watch(view.classes, self._claims_beside_users, when=class_decides)
+        self.controller.watch_changes(view.mount_pods, self._claims_spoken_of)
         view.mount_pods.add_handler(self._count_restarts)
         view.mounts.on_change(self._mounts_changed)
 
@@ -81,29 +82,55 @@ class ClaimReporter:
         claims = self._view.claims.store.values()
         return Counter(entry.phase for claim in claims for entry in node_entries(claim.status, self._view.node))
 
-    def _count_restarts(self, change: Change[Pod]) -> None:
-        before, after = (sum(r.restarts for r in reported(pod)) for pod in (change.old, change.new))
-        if change.old is not None and after > before:
-            self._metrics.client_restarted(after - before)
-
     async def run(self) -> None:
         await self.controller.run()
 
     # --- Who is concerned
 
-    def _claims_in_namespace(self, pod: Pod) -> Iterable[str]:
-        return [c.metadata.key for c in self._view.claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)]
+    def _is_news(self, change: Change[DynamicVolumeClaim]) -> bool:
+        """What other nodes and the leader say of a claim is none."""
+        old, new = (node_entries(c.status, self._view.node) if c else None for c in (change.old, change.new))
+        return claim_decides(change) or old != new
 
-    def _claims_of_mount_pod(self, mount_pod: Pod) -> Iterable[str]:
-        keys = {w.claim for w in told(mount_pod)}
-        return keys | {key for r in reported(mount_pod) for key in self._claims_by_uid(r.claim_uid)}
+    def _rivals(self, change: Change[DynamicVolumeClaim]) -> Iterable[str]:
+        """The claims with which this one contends, or contended, for a path."""
+        if not claim_decides(change):
+            return ()
+        mountpoints = {state.spec.mountpoint for state in (change.old, change.new) if state is not None}
+        neighbours = self._view.claims.store.by_index(BY_NAMESPACE, change.key.partition("/")[0])
+        return (c.metadata.key for c in neighbours if any(nested(m, c.spec.mountpoint) for m in mountpoints))
+
+    def _claims_that_reach(self, pod: Pod) -> Iterable[str]:
+        if not pod.spec.volumes:
+            return ()
+        claims = self._view.claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)
+        return (c.metadata.key for c in claims if reaches(c, pod))
+
+    def _claims_beside_users(self, provider_class: StorageProviderClass) -> Iterable[str]:
+        users = self._view.pods.store.by_index(BY_CLASS, provider_class.metadata.name)
+        return {key for pod in users for key in self._claims_that_reach(pod)}
+
+    def _claims_spoken_of(self, change: Change[Pod]) -> Iterable[str]:
+        """Those of which a mount pod has been told or reports something new; all, if it came, went or changed its state itself."""
+        old, new = _words(change.old), _words(change.new)
+        uids = old.keys() | new.keys()
+        if change.old is not None and change.new is not None and _state(change.old) == _state(change.new):
+            uids = {uid for uid in uids if old.get(uid) != new.get(uid)}
+        if change.new is not None and told(change.old) != told(change.new):
+            uids = uids | self._untold(change.new)
+        return (key for uid in uids for key in self._claims_by_uid(uid))
+
+    def _untold(self, mount_pod: Pod) -> set[str]:
+        """Who waits for room, or for a path; whether there is any has just changed."""
+        attached = self._view.attachments_of(mount_pod.metadata.labels.get(names.MOUNT_POD_LABEL, ""))
+        return {a.claim.metadata.uid for a in attached} - {w.claim_uid for w in told(mount_pod)}
 
     def _claims_by_uid(self, uid: str) -> Iterable[str]:
         return [c.metadata.key for c in self._view.claims.store.by_index(BY_UID, uid)]
 
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
-        for _, source in changed:
-            for key in self._claims_by_uid(claim_uid_of(source)):
+        for uid in {claim_uid_of(source) for _, source in changed}:
+            for key in self._claims_by_uid(uid):
                 self.controller.enqueue(key)
 
     # --- What the external volume controller tells
@@ -126,12 +153,10 @@ class ClaimReporter:
 
     async def announce(self, claim: DynamicVolumeClaim, *, pod_uid: str) -> None:
         """Makes sure that the claim has an entry for this pod. Raises Superseded if it went or is going."""
-        if any(entry.uid == pod_uid for entry in self._shown(claim)):
-            return
-        try:
-            written = await self._publish(claim)
-        except (NotFound, Conflict) as error:
-            raise Superseded(f"claim {claim.metadata.key} went or was made anew") from error
+        async with self._turn(claim) as current:
+            if any(entry.uid == pod_uid for entry in self._shown(current)):
+                return
+            written = await self._publish(current)
         if written is not None and written.metadata.deleting:
             raise Superseded(f"claim {claim.metadata.key} is being deleted")
 
@@ -140,35 +165,62 @@ class ClaimReporter:
     async def reconcile(self, key: str) -> Result:
         claim = self._view.claims.store.get(key)
         if claim is None:
-            self._said = {uid: said for uid, said in self._said.items() if self._claims_by_uid(uid)}
+            self._forget_the_gone()
             return DONE
-        with contextlib.suppress(NotFound, Conflict):  # Gone, or made anew: its events bring the key back.
-            await self._publish(claim)
+        with contextlib.suppress(Superseded):
+            async with self._turn(claim) as current:
+                await self._publish(current)
         return DONE
 
+    def _forget_the_gone(self) -> None:
+        present = {c.metadata.uid for c in self._view.claims.store.values()}
+        self._said = {uid: said for uid, said in self._said.items() if uid in present}
+        self._wanted_since = {pair: since for pair, since in self._wanted_since.items() if pair[0] in present}
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, claim: DynamicVolumeClaim) -> AsyncIterator[DynamicVolumeClaim]:
+        """The claim as it is by the time that nobody else writes its entries. Raises Superseded if it went meanwhile."""
+        meta = claim.metadata
+        lock = self._turns.setdefault(meta.uid, asyncio.Lock())
+        async with lock:
+            current = self._view.claims.store.get(meta.key)
+            if current is None or current.metadata.uid != meta.uid:
+                raise Superseded(f"claim {meta.key} went")
+            yield current
+
     def _shown(self, claim: DynamicVolumeClaim) -> tuple[PodMount, ...]:
-        """This node's entries as the claim has them now: what we wrote last, while the cache has not moved since."""
-        said = self._said.get(claim.metadata.uid)
-        if said is not None and said.upon == claim.metadata.resource_version:
-            return said.entries
+        """This node's entries as the claim has them now: what we wrote last, while the cache does not show it."""
+        uid = claim.metadata.uid
+        if uid in self._said and self._unseen.unmet(uid) > 0.0:
+            return self._said[uid]
+        self._said.pop(uid, None)
         return node_entries(claim.status, self._view.node)
 
     async def _publish(self, claim: DynamicVolumeClaim) -> DynamicVolumeClaim | None:
-        """Applies this node's entries if they differ from what the claim shows; tells the user of changes by events."""
-        had = self._shown(claim)
-        entries = self.entries(claim, had={e.uid: e for e in had})
-        if same_entries(entries, had):
+        """Applies this node's entries if they differ from what the claim shows; tells the user of changes by events.
+
+        None where there is nothing to apply. Raises Superseded if the claim is gone, or another one by now.
+        """
+        shown = self._shown(claim)
+        had = {entry.uid: entry for entry in shown}
+        entries = self.entries(claim, had=had)
+        if same_entries(entries, shown):
             return None
-        written = await self._client.apply(
-            CLAIMS,
-            claim.metadata.name,
-            _body(claim, entries),
-            field_manager=self._manager,
-            namespace=claim.metadata.namespace,
-            subresource="status",
-        )
-        self._said[claim.metadata.uid] = _Said(claim.metadata.resource_version, entries)
-        self._tell_changes(claim, had={e.uid: e for e in had}, entries=entries)
+        written = await self._apply(claim, entries)
+        self._said[claim.metadata.uid] = entries
+        self._unseen.wrote(claim.metadata.uid, written)
+        self._tell_changes(claim, had=had, entries=entries)
+        return written
+
+    async def _apply(self, claim: DynamicVolumeClaim, entries: Iterable[PodMount]) -> DynamicVolumeClaim:
+        meta = claim.metadata
+        try:
+            written = await self._client.apply(
+                CLAIMS, meta.name, _body(entries), field_manager=self._manager, namespace=meta.namespace, subresource="status"
+            )
+        except NotFound as gone:
+            raise Superseded(f"claim {meta.key} went") from gone
+        expect_same(meta, written.metadata)
         return written
 
     # --- What is true
@@ -185,8 +237,8 @@ class ClaimReporter:
 
     def _attachments(self, claim: DynamicVolumeClaim) -> Iterable[Attachment]:
         pods = self._view.pods.store.by_index(BY_NAMESPACE, claim.metadata.namespace)
-        uid = claim.metadata.uid
-        return (a for pod in pods if reaches(claim, pod) for a in self._view.attachments(pod) if a.claim.metadata.uid == uid)
+        found = (self._view.matches.of(pod).get(claim.metadata.uid) for pod in pods)
+        return (attachment for attachment in found if attachment is not None)
 
     def _entry(self, attachment: Attachment, *, had: Mapping[str, PodMount], at: str) -> PodMount:
         old = had.get(attachment.pod.metadata.uid)
@@ -196,26 +248,30 @@ class ClaimReporter:
         return pod_mount(attachment, self._standing(attachment, served), mount_pod=served.mount_pod, had=old, at=at)
 
     def _standing(self, attachment: Attachment, served: Workload) -> Standing:
-        mount_pod = self._view.mount_pod(served)
-        reports = reported(mount_pod)
-        serving = Serving(served.mount_pod, mount_pod, {r.path: r for r in reports}, self._problems.get(served.uuid))
-        provider_class = self._view.class_map().get(served.provider_class)
+        provider_class = self._view.classes.store.get(served.provider_class)
         if provider_class is None:
             return Standing(
                 Phase.FAILED, "ClassNotFound", f"StorageProviderClass {served.provider_class} does not exist; create it"
             )
+        mount_pod = self._view.mount_pod(served.uuid)
         wanted = wanted_mount(attachment, provider_class)
-        if not fits(wanted, told(mount_pod)):
+        is_told = wanted in told(mount_pod)
+        if not is_told and not fits(wanted, told(mount_pod)):
             return Standing(
                 Phase.FAILED, "TooManyMounts", "this pod's mount pod cannot be told of more mounts; use fewer claims for one pod"
             )
+        reports = {r.path: r for r in reported(mount_pod)}
+        serving = Serving(served.mount_pod, mount_pod, reports, self._problems.get(served.uuid))
+        waits = not is_told and EarlierMounts(reports.values()).in_the_way(wanted)
         root = served.root(self._view.state_dir)
-        return standing(wanted, serving, waits=in_the_way(wanted, reports), in_table=lambda w: self._view.is_mounted(w, root=root))
+        return standing(wanted, serving, waits=waits, in_table=lambda w: self._view.is_mounted(w, root=root))
 
     def _occupied(self, claim_uid: str) -> dict[str, MountReport | None]:
-        """Where something of the claim is mounted on this node, or is said to be: pod uid → what its mount pod reports."""
+        """Where something of the claim is mounted on this node, is said to be, or may be at any moment since a mount pod has been
+        told: pod uid → what its mount pod reports."""
         occupied: dict[str, MountReport | None] = dict.fromkeys(self._view.mounts.pods_of_claim(claim_uid))
         for mount_pod in self._view.mount_pods.store.by_index(BY_CLAIM_UID, claim_uid):
+            occupied |= {w.pod_uid: None for w in told(mount_pod) if w.claim_uid == claim_uid}
             occupied |= {r.pod_uid: r for r in reported(mount_pod) if r.claim_uid == claim_uid}
         return occupied
 
@@ -244,18 +300,18 @@ class ClaimReporter:
             self._wanted_since.pop((claim_uid, uid), None)
 
     def _tell(self, claim: DynamicVolumeClaim, old: PodMount | None, entry: PodMount) -> None:
+        place = f"{entry.path} in pod {entry.pod}"
         if entry.phase == Phase.MOUNTED:
-            self._event(claim, entry, "Mounted", f"mounted at {entry.path} in pod {entry.pod}", warning=False)
+            self._event(claim, entry, "Mounted", f"mounted at {place}", warning=False)
         elif entry.phase in _WARNINGS:
-            self._event(
-                claim, entry, entry.reason or entry.phase, f"{entry.path} in pod {entry.pod}: {entry.message}", warning=True
-            )
+            self._event(claim, entry, entry.reason or entry.phase, f"{place}: {entry.message}", warning=True)
         elif entry.phase == Phase.UNMOUNTING:
-            self._event(claim, entry, "Unmounting", f"{entry.path} in pod {entry.pod}: {entry.message}", warning=False)
+            self._event(claim, entry, "Unmounting", f"{place}: {entry.message}", warning=False)
         elif old is not None and old.phase == Phase.MOUNTED:
-            self._event(
-                claim, entry, "MountLost", f"{entry.path} in pod {entry.pod}: {entry.message}; it is being restored", warning=True
-            )
+            if old.observed_generation != entry.observed_generation:
+                self._event(claim, entry, "Remounting", f"{place}: the claim was changed", warning=False)
+            else:
+                self._event(claim, entry, "MountLost", f"{place}: {entry.message}; it is being restored", warning=True)
 
     def _event(self, claim: DynamicVolumeClaim, entry: PodMount, reason: str, message: str, *, warning: bool) -> None:
         tell = self._recorder.warning if warning else self._recorder.normal
@@ -264,9 +320,25 @@ class ClaimReporter:
         if pod is not None and pod.metadata.uid == entry.uid:
             tell(ObjectReference.of(PODS, pod.metadata), reason, f"{claim.metadata.name}: {message}")
 
+    def _count_restarts(self, change: Change[Pod]) -> None:
+        before, after = (sum(r.restarts for r in reported(pod)) for pod in (change.old, change.new))
+        if change.old is not None and after > before:
+            self._metrics.client_restarted(after - before)
 
-def _body(claim: DynamicVolumeClaim, entries: Iterable[PodMount]) -> dict[str, Any]:
-    # The uid makes the apply fail, rather than land on a namesake, when the claim has been made anew.
-    meta = {"name": claim.metadata.name, "namespace": claim.metadata.namespace, "uid": claim.metadata.uid}
-    status = {"pods": msgspec.to_builtins(list(entries))}
-    return {"apiVersion": CLAIMS.api_version, "kind": CLAIMS.kind, "metadata": meta, "status": status}
+
+def _words(mount_pod: Pod | None) -> dict[str, list[WantedMount | MountReport]]:
+    """What was said to and by a mount pod, by claim."""
+    words: dict[str, list[WantedMount | MountReport]] = {}
+    said: tuple[WantedMount | MountReport, ...] = (*told(mount_pod), *reported(mount_pod))
+    for word in said:
+        words.setdefault(word.claim_uid, []).append(word)
+    return words
+
+
+def _state(mount_pod: Pod) -> tuple[object, ...]:
+    """Of the mount pod itself: what decides how all of its mounts stand."""
+    return mount_pod.metadata.uid, mount_pod.metadata.deleting, mount_pod.status
+
+
+def _body(entries: Iterable[PodMount]) -> dict[str, Any]:
+    return {"status": {"pods": msgspec.to_builtins(list(entries))}}

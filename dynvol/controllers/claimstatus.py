@@ -25,10 +25,12 @@ from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.informer import Informer
 
-from .desired import attachments
+from .desired import attachments, reaches
 from .finalizers import remove_finalizer
+from .matching import BY_NAMESPACE, class_decides, pod_decides
+from .namesakes import Superseded, expect_same
 from .status import claim_status
-from .view import BY_NAMESPACE, Instruments
+from .view import Instruments
 
 log = logs.get(__name__)
 
@@ -38,7 +40,7 @@ AGAIN: Final = RequeueAfter(1.0)
 
 @dataclass(frozen=True, slots=True)
 class LeaderView:
-    """What the leader sees besides its own node: all injected pods (`pods`), all mount pods, all nodes."""
+    """What the leader sees: everything, on all nodes. Of the pods those with a dynamic volume, which the webhook labels."""
 
     claims: Informer[DynamicVolumeClaim]
     classes: Informer[StorageProviderClass]
@@ -56,8 +58,8 @@ class ClaimStatusController:
         self._client = client
         self.controller: Final[Controller] = instruments.controller("claim-status", self.reconcile, workers=4)
         self.controller.watch(view.claims, lambda claim: [claim.metadata.key])
-        self.controller.watch(view.pods, self._claims_in_namespace)
-        self.controller.watch(view.classes, lambda _: self._all_claims())
+        self.controller.watch(view.pods, self._claims_that_reach, when=pod_decides)
+        self.controller.watch(view.classes, lambda _: self._all_claims(), when=class_decides)
         self.controller.watch(view.nodes, self._claims_on_node)
 
     async def run(self) -> None:
@@ -66,8 +68,9 @@ class ClaimStatusController:
     def _all_claims(self) -> Iterable[str]:
         return [c.metadata.key for c in self._view.claims.store.values()]
 
-    def _claims_in_namespace(self, pod: Pod) -> Iterable[str]:
-        return [c.metadata.key for c in self._view.claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)]
+    def _claims_that_reach(self, pod: Pod) -> Iterable[str]:
+        claims = self._view.claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)
+        return (c.metadata.key for c in claims if reaches(c, pod))
 
     def _claims_on_node(self, node: Node) -> Iterable[str]:
         """Only a node that goes matters; a heart-beat of one that stays must not wake every claim."""
@@ -91,7 +94,7 @@ class ClaimStatusController:
             await self._sum_up(claim)
         except Conflict:
             return AGAIN
-        except NotFound:
+        except (NotFound, Superseded):
             return DONE
         return DONE
 
@@ -123,25 +126,25 @@ class ClaimStatusController:
         status = claim_status(claim, pods=reached, leaving=leaving, classes=self._view.class_map(), at=now())
         if status == msgspec.structs.replace(claim.status, pods=()):
             return
-        await self._client.apply(
+        written = await self._client.apply(
             CLAIMS,
             claim.metadata.name,
-            _body(claim, status),
+            _body(status),
             field_manager=FIELD_MANAGER,
             namespace=claim.metadata.namespace,
             subresource="status",
         )
+        expect_same(claim.metadata, written.metadata)
 
     def _reaches(self, claim: DynamicVolumeClaim, pod: Pod) -> bool:
         return bool(attachments(pod, [claim], self._view.class_map()))
 
 
-def _body(claim: DynamicVolumeClaim, status: ClaimStatus) -> dict[str, Any]:
-    meta = {"name": claim.metadata.name, "namespace": claim.metadata.namespace, "uid": claim.metadata.uid}
+def _body(status: ClaimStatus) -> dict[str, Any]:
     counts: dict[str, Any] = {"observedGeneration": status.observed_generation, "provider": status.provider}
     counts |= {"desired": status.desired, "mounted": status.mounted, "failed": status.failed}
     written = {**counts, "summary": status.summary, "conditions": [_condition(c) for c in msgspec.to_builtins(status.conditions)]}
-    return {"apiVersion": CLAIMS.api_version, "kind": CLAIMS.kind, "metadata": meta, "status": written}
+    return {"status": written}
 
 
 def _condition(condition: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ answer on every node and after every restart, whatever the order in which the ob
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim, age_order, digest
@@ -15,6 +16,8 @@ from dynvol.api.core import Pod
 from dynvol.api.identity import Workload
 from dynvol.api.mounts import MountReport, Phase, WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,9 @@ def _route(
 ) -> Attachment | None:
     """The volume of `pod` that carries `claim`; None if the pod has none for it and so is left alone."""
     named = claim.spec.storage_provider_class
-    candidates = [v for v in volumes if not named or v.provider_class == named]
+    # Volumes of one class and policy are views of one directory: what is mounted for the first shows in all of them.
+    distinct = {(v.provider_class, v.policy): v for v in reversed(volumes)}.values()
+    candidates = [v for v in reversed(distinct) if not named or v.provider_class == named]
     fitting = [v for v in candidates if (c := classes.get(v.provider_class)) and c.spec.provider == claim.spec.provider]
     missing = [v for v in candidates if v.provider_class not in classes]
     match fitting, missing:
@@ -130,24 +135,54 @@ def _refused(claim: DynamicVolumeClaim, pod: Pod, reason: str, message: str, *, 
 
 def _without_overlaps(routed: Sequence[Attachment]) -> tuple[Attachment, ...]:
     """Of mounts at equal or nested paths in one volume the oldest stays; one that lost stands in no one's way."""
+    taken: dict[str, _Tree[Attachment]] = {}
     decided: list[Attachment] = []
     for attachment in routed:
-        winner = next((d for d in decided if _overlap(d, attachment)), None)
-        if winner is None:
+        if attachment.volume is None:
             decided.append(attachment)
             continue
-        message = (
-            f"mountpoint {attachment.claim.spec.mountpoint} overlaps {winner.claim.spec.mountpoint} of the older claim "
-            f"{winner.claim.metadata.name}; choose another mountpoint or delete that claim"
-        )
-        decided.append(_refused(attachment.claim, attachment.pod, "MountpointConflict", message, phase=Phase.CONFLICT))
+        tree = taken.setdefault(attachment.volume.name, _Tree())
+        mountpoint = attachment.claim.spec.mountpoint
+        rivals = tree.overlapping(mountpoint)
+        if rivals:
+            decided.append(_outranked(attachment, min(rivals, key=lambda a: age_order(a.claim))))
+        else:
+            tree.add(mountpoint, attachment)
+            decided.append(attachment)
     return tuple(decided)
 
 
-def _overlap(one: Attachment, other: Attachment) -> bool:
-    if one.volume is None or one.volume != other.volume:
-        return False
-    return nested(one.claim.spec.mountpoint, other.claim.spec.mountpoint)
+def _outranked(attachment: Attachment, winner: Attachment) -> Attachment:
+    message = (
+        f"mountpoint {attachment.claim.spec.mountpoint} overlaps {winner.claim.spec.mountpoint} of the older claim "
+        f"{winner.claim.metadata.name}; choose another mountpoint or delete that claim"
+    )
+    return _refused(attachment.claim, attachment.pod, "MountpointConflict", message, phase=Phase.CONFLICT)
+
+
+class _Tree(Generic[T]):
+    """Things at paths. Whether one overlaps others costs as much as its path is deep, however many there are."""
+
+    def __init__(self) -> None:
+        self._at_or_below: dict[str, list[T]] = {}
+        self._at: dict[str, list[T]] = {}
+
+    def add(self, path: str, thing: T) -> None:
+        self._at.setdefault(path, []).append(thing)
+        for place in _lineage(path):
+            self._at_or_below.setdefault(place, []).append(thing)
+
+    def overlapping(self, path: str) -> list[T]:
+        """What is at `path`, below it, or above it."""
+        above = (thing for place in _lineage(path) if place != path for thing in self._at.get(place, ()))
+        return [*self._at_or_below.get(path, ()), *above]
+
+
+def _lineage(path: str) -> Iterator[str]:
+    """`path` and everything above it, the root left out."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
 
 
 def nested(one: str, other: str) -> bool:
@@ -209,32 +244,51 @@ def _client(provider_class: StorageProviderClass) -> dict[str, str]:
 
 
 def wanted_mounts(
-    mine: Iterable[Attachment], classes: Mapping[str, StorageProviderClass], reports: Sequence[MountReport]
+    mine: Iterable[Attachment], classes: Mapping[str, StorageProviderClass], reports: Iterable[MountReport]
 ) -> tuple[WantedMount, ...]:
     """What one mount pod is told: everything that is attached, but for what must wait and what its annotation cannot carry."""
-    wanted = [wanted_mount(a, classes[a.volume.provider_class]) for a in mine if a.volume and a.volume.provider_class in classes]
+    earlier = EarlierMounts(reports)
+    wanted = (wanted_mount(a, classes[a.volume.provider_class]) for a in mine if a.volume and a.volume.provider_class in classes)
     told: list[WantedMount] = []
+    room = _ROOM
     for mount in wanted:
-        if not in_the_way(mount, reports) and fits(mount, told):
+        size = _size(mount)
+        if size <= room and not earlier.in_the_way(mount):
             told.append(mount)
+            room -= size
     return tuple(told)
 
 
-def in_the_way(wanted: WantedMount, reports: Iterable[MountReport]) -> bool:
-    """Whether an earlier mount of another claim is still at, above or below this path.
+class EarlierMounts:
+    """The mounts that a mount pod reports, as obstacles to others."""
 
-    That one must be flushed and gone first: a mount over or below it would hide data that is on its way out.
-    """
-    return any(r.claim_uid != wanted.claim_uid and nested(r.path, wanted.path) for r in reports)
+    def __init__(self, reports: Iterable[MountReport]) -> None:
+        self._tree: _Tree[str] = _Tree()
+        for report in reports:
+            self._tree.add(report.path, report.claim_uid)
+
+    def in_the_way(self, wanted: WantedMount) -> bool:
+        """Whether a mount of another claim is still at, above or below this path.
+
+        That one must be flushed and gone first: a mount over or below it would hide data that is on its way out.
+        """
+        return any(uid != wanted.claim_uid for uid in self._tree.overlapping(wanted.path))
 
 
-def fits(wanted: WantedMount, told: Sequence[WantedMount]) -> bool:
-    """Whether a mount pod that has been told `told` can be told of `wanted` too.
+_ROOM: Final = names.ANNOTATION_LIMIT * 2 // 5
+"""Bytes of mounts that a mount pod is told of at most. The report that comes back is of like size, so each of the two annotations
+gets somewhat less than half of what the API allows."""
 
-    The report that comes back is of like size, so each of the two annotations gets somewhat less than half of what the API allows.
-    """
+
+def _size(mount: WantedMount) -> int:
+    """Bytes that it takes in an annotation, its comma included."""
+    return len(encode([mount]).encode())
+
+
+def fits(wanted: WantedMount, told: Iterable[WantedMount]) -> bool:
+    """Whether a mount pod that has been told `told` has been told of `wanted`, or can be told of it too."""
     others = [t for t in told if t.key != wanted.key]
-    return len(encode([*others, wanted]).encode()) <= names.ANNOTATION_LIMIT * 2 // 5
+    return sum(map(_size, others)) + _size(wanted) <= _ROOM
 
 
 def path_in_container(attachment: Attachment) -> str:

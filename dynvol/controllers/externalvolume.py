@@ -15,8 +15,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from dynvol.api import names
-from dynvol.api.claim import DynamicVolumeClaim
-from dynvol.api.core import Pod, Secret
+from dynvol.api.core import Node, Pod, Secret
 from dynvol.api.identity import Workload
 from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
@@ -25,14 +24,18 @@ from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
 from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.store import Change
 
 from .claimreport import ClaimReporter
 from .credentials import Credentials
 from .desired import wanted_mounts, workloads
-from .finalizers import Superseded, add_finalizer
+from .finalizers import add_finalizer
+from .matching import claim_decides, class_decides, pod_decides
 from .mountpodspec import Installation, credentials_digest, mount_pod, secret_copy
+from .namesakes import Superseded, is_of_namesake
+from .remains import clear_remains
 from .status import Problem
-from .view import BY_CLASS, BY_NAMESPACE, Instruments, NodeView, index_mount_pod, reported
+from .view import BY_CLASS, Instruments, NodeView, index_mount_pod, reported
 
 log = logs.get(__name__)
 
@@ -44,6 +47,8 @@ PROBLEM_RETRY: Final = 10.0
 """Seconds until a workload that cannot be served for a reason outside (no Secret, say) is looked at again."""
 PUBLISH_RETRY: Final = 5.0
 """Seconds until a pod that kubelet has not published yet is looked at again, should the mount table's change be missed."""
+CACHE_RETRY: Final = 5.0
+"""Seconds until a mount pod that exists, though the cache does not show it, is looked for again, should its event be missed."""
 
 
 class ExternalVolumeController:
@@ -60,23 +65,24 @@ class ExternalVolumeController:
         self._copied: dict[str, tuple[tuple[str, str], float]] = {}
         """workload → digest of the original and owner of the Secret copy last written, and when; saves writes, no more."""
         self.controller: Final[Controller] = instruments.controller("external-volume", self.reconcile, workers=4)
-        self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)])
+        self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)], when=pod_decides)
         self.controller.watch(view.mount_pods, index_mount_pod)
-        self.controller.watch(view.claims, self._workloads_in_namespace)
-        self.controller.watch(view.classes, self._workloads_of_class)
+        self.controller.watch(view.claims, lambda claim: view.workloads_in(claim.metadata.namespace), when=claim_decides)
+        self.controller.watch(view.classes, self._workloads_of_class, when=class_decides)
+        self.controller.watch(view.nodes, self._workloads_being_deleted, when=_cordon_changed)
         view.mounts.on_change(self._mounts_changed)
 
     async def run(self) -> None:
         await self.controller.run()
 
-    def _workloads_in_namespace(self, claim: DynamicVolumeClaim) -> Iterable[str]:
-        pods = self._view.pods.store.by_index(BY_NAMESPACE, claim.metadata.namespace)
-        return {w.uuid for pod in pods for w in workloads(pod)}
-
     def _workloads_of_class(self, provider_class: StorageProviderClass) -> Iterable[str]:
         name = provider_class.metadata.name
         pods = self._view.pods.store.by_index(BY_CLASS, name)
         return {w.uuid for pod in pods for w in workloads(pod) if w.provider_class == name}
+
+    def _workloads_being_deleted(self, _: Node) -> Iterable[str]:
+        """A mount pod that served on because of a drain is to make way once the node is back."""
+        return [uuid for p in self._view.mount_pods.store.values() if p.metadata.deleting for uuid in index_mount_pod(p)]
 
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
         """A root that has just been published may have claims waiting; a mount that went, a path that is free now."""
@@ -87,48 +93,53 @@ class ExternalVolumeController:
     async def reconcile(self, uuid: str) -> Result:
         """Brings one workload's mount pod to what the claims say.
 
-        1. Decide what is wanted.
-        2. A mount pod that is going or has ended is seen off; its deletion brings the key back.
-        3. Nothing wanted and nothing there: done.
-        4. Announce every claim (finalizer, status entry) before anything of it exists.
-        5. Create what is missing, or tell what has changed.
+        1. Decide what is wanted. 2. Where there is no mount pod, make one if need be. 3. One that has ended, or that is to make way
+        for a successor, is seen off; its end brings the key back. 4. Announce every claim (finalizer, status entry) before anything
+        of it exists. 5. Tell the mount pod; one that is being deleted too: it goes when nothing is wanted of it any more.
         """
         workload = self._view.workload(uuid)
         if workload is None:
-            self._reporter.solved(uuid)
-            self._copied.pop(uuid, None)
+            self._forget(uuid)
             return DONE
-        existing = self._view.mount_pod(workload)
-        wanted = self._wanted(workload)
-        if existing is not None and (existing.metadata.deleting or existing.finished):
-            return await self._see_off(existing, needed=bool(wanted))
-        if existing is None and not wanted:
-            self._reporter.solved(uuid)
-            return DONE
-        announced = await self._announced(workload, wanted)
+        existing = self._view.mount_pod(uuid)
+        wanted = self._wanted(workload, existing)
         if existing is None:
-            return await self._create(workload, announced)
+            return await self._provide(workload, wanted)
+        if existing.finished or self._is_to_make_way(existing, needed=bool(wanted)):
+            await self._see_off(existing)
+            return DONE
+        announced = await self._announced(wanted)
         await self._tell(existing, announced)
-        return await self._refresh_credentials(workload) if announced else DONE
+        return await self._refresh_credentials(workload, existing) if announced and not existing.metadata.deleting else DONE
 
-    def _wanted(self, workload: Workload) -> tuple[WantedMount, ...]:
-        mine = self._view.attachments_of(workload.uuid)
-        return wanted_mounts(mine, self._view.class_map(), reported(self._view.mount_pod(workload)))
+    def _forget(self, uuid: str) -> None:
+        self._reporter.solved(uuid)
+        self._copied.pop(uuid, None)
 
-    async def _see_off(self, existing: Pod, *, needed: bool) -> Result:
-        """A mount pod that ended is deleted. One that is being deleted while its workload stays need not wait for the workload
-        to leave, unless the node is being drained: then it serves as long as its grace period allows."""
+    def _wanted(self, workload: Workload, existing: Pod | None) -> tuple[WantedMount, ...]:
+        return wanted_mounts(self._view.attachments_of(workload.uuid), self._view.class_map(), reported(existing))
+
+    def _is_to_make_way(self, existing: Pod, *, needed: bool) -> bool:
+        """Whether a mount pod that is being deleted while its workload stays should leave at once, for a successor to follow. Not
+        while the node is being drained: then it serves as long as its grace period allows."""
         meta = existing.metadata
-        if existing.finished and not meta.deleting:
+        return meta.deleting and (names.RELEASE_ANNOTATION in meta.annotations or (needed and not self._view.draining()))
+
+    async def _see_off(self, existing: Pod) -> None:
+        meta = existing.metadata
+        if not meta.deleting:
             log.info("replacing a mount pod that ended", mount_pod=meta.name, why=existing.status.reason or existing.status.phase)
             await _delete_pod(self._client, existing)
-        elif meta.deleting and needed and names.RELEASE_ANNOTATION not in meta.annotations and not self._view.draining():
+        elif names.RELEASE_ANNOTATION not in meta.annotations and not existing.finished:
             log.info("a mount pod was deleted while in use; its successor follows", mount_pod=meta.name)
             await self._annotate(existing, names.RELEASE_ANNOTATION, "successor follows")
-        return DONE
 
-    async def _announced(self, workload: Workload, wanted: Sequence[WantedMount]) -> tuple[WantedMount, ...]:
-        """Those of `wanted` whose claim holds our finalizer and has an entry for the pod: deleting it waits for us from now on."""
+    async def _announced(self, wanted: Sequence[WantedMount]) -> tuple[WantedMount, ...]:
+        """Those of `wanted` whose claim holds our finalizer and has an entry for the pod: deleting it waits for us from now on.
+
+        The others' claims are gone or going, and their events bring the key back. Any other failure is raised: a mount that was
+        told before must not end because its claim cannot be written to just now.
+        """
         kept: list[WantedMount] = []
         for mount in wanted:
             claim = self._view.claims.store.get(mount.claim)
@@ -139,30 +150,33 @@ class ExternalVolumeController:
                 await self._reporter.announce(claim, pod_uid=mount.pod_uid)
             except Superseded as why:
                 log.info("claim cannot be announced", claim=mount.claim, why=str(why))
-                self.controller.enqueue(workload.uuid, after=0.1)
-                continue
-            kept.append(mount)
+            else:
+                kept.append(mount)
         return tuple(kept)
 
-    async def _create(self, workload: Workload, wanted: Sequence[WantedMount]) -> Result:
-        """A mount pod where there is none.
+    # --- A mount pod where there is none
 
-        1. Kubelet must have published the volume: the root is a mount then.
-        2. What a dead predecessor left mounted is cleared.
-        3. The class is held, its Secret copied.
-        4. The mount pod comes into being, told already; then the Secret copy becomes its own, so that it goes with it.
-        """
-        root = workload.root(self._installation.state_dir)
+    async def _provide(self, workload: Workload, wanted: Sequence[WantedMount]) -> Result:
+        """1. Kubelet must have published the volume: the root is a mount then. 2. What a dead predecessor left is cleared."""
         provider_class = self._view.classes.store.get(workload.provider_class)
-        if not wanted or provider_class is None:
+        announced = await self._announced(wanted)
+        if not announced or provider_class is None:
+            self._reporter.solved(workload.uuid)
             return DONE
+        root = workload.root(self._installation.state_dir)
         if not self._view.mounts.is_root(root):
             return RequeueAfter(PUBLISH_RETRY)
-        await self._view.mounts.clear_dead(root)
+        if not await clear_remains(self._view, root, mount_pod=workload.mount_pod, client=self._client):
+            return RequeueAfter(CACHE_RETRY)
         try:
-            await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
+            return await self._create(workload, provider_class, announced)
         except Superseded:
-            return RequeueAfter(1.0)
+            return DONE  # The class is gone or going; its event brings the key back.
+
+    async def _create(self, workload: Workload, provider_class: StorageProviderClass, wanted: Sequence[WantedMount]) -> Result:
+        """3. The class is held, its Secret copied. 4. The mount pod comes into being, told already. 5. The copy becomes its own, so
+        that it goes with it. Raises Superseded if the class went."""
+        await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
         found = await self._credentials.of(provider_class)
         if found.secret is None:
             return self._cannot(workload, found.problem)
@@ -171,12 +185,12 @@ class ExternalVolumeController:
         try:
             created = await self._client.create(PODS, manifest, namespace=self._installation.namespace)
         except AlreadyExists:
-            return RequeueAfter(1.0)  # The cache lags behind; the informer will tell.
+            return RequeueAfter(CACHE_RETRY)
         except (Forbidden, Invalid) as error:
             return self._cannot(workload, Problem("MountPodRefused", f"the mount pod cannot be created: {error}"))
         log.info("mount pod created", mount_pod=workload.mount_pod, mounts=len(wanted))
         await self._apply_secret(workload, original=found.secret, owner=created)
-        self._solved(workload)
+        self._reporter.solved(workload.uuid)
         return RequeueAfter(CREDENTIALS_CHECK)
 
     def _cannot(self, workload: Workload, problem: Problem | None) -> Result:
@@ -184,8 +198,7 @@ class ExternalVolumeController:
             log.warning("workload cannot be served", workload=workload.annotation, reason=problem.reason, message=problem.message)
         return RequeueAfter(PROBLEM_RETRY)
 
-    def _solved(self, workload: Workload) -> None:
-        self._reporter.solved(workload.uuid)
+    # --- A mount pod that there is
 
     async def _tell(self, existing: Pod, wanted: Sequence[WantedMount]) -> None:
         text = encode(wanted)
@@ -200,18 +213,20 @@ class ExternalVolumeController:
             await self._client.merge_patch(PODS, pod.metadata.name, body, namespace=pod.metadata.namespace)
         except (NotFound, Conflict):
             log.debug("mount pod went meanwhile", mount_pod=pod.metadata.name)
+        except Invalid as error:
+            if not is_of_namesake(error):
+                raise
 
-    async def _refresh_credentials(self, workload: Workload) -> Result:
+    async def _refresh_credentials(self, workload: Workload, existing: Pod) -> Result:
         """Brings a changed key to the copy; kubelet brings it into the mount pod."""
         provider_class = self._view.classes.store.get(workload.provider_class)
-        owner = self._view.mount_pod(workload)
-        if provider_class is None or owner is None:
+        if provider_class is None:
             return DONE
         found = await self._credentials.of(provider_class)
         if found.secret is None:
             return self._cannot(workload, found.problem)
-        self._solved(workload)
-        await self._apply_secret(workload, original=found.secret, owner=owner)
+        self._reporter.solved(workload.uuid)
+        await self._apply_secret(workload, original=found.secret, owner=existing)
         return RequeueAfter(CREDENTIALS_CHECK)
 
     async def _apply_secret(self, workload: Workload, *, original: Secret, owner: Pod | None) -> None:
@@ -226,6 +241,10 @@ class ExternalVolumeController:
             SECRETS, workload.mount_pod, manifest, field_manager="dynvol-node", namespace=self._installation.namespace
         )
         self._copied[workload.uuid] = content, now
+
+
+def _cordon_changed(change: Change[Node]) -> bool:
+    return change.old is None or change.new is None or change.old.spec != change.new.spec
 
 
 async def _delete_pod(client: KubeClient, pod: Pod) -> None:

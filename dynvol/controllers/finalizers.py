@@ -10,6 +10,8 @@ from dynvol.api.resources import Resource
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import Conflict, NotFound
 
+from .namesakes import Superseded
+
 
 class _Object(Protocol):
     @property
@@ -19,34 +21,31 @@ class _Object(Protocol):
 T = TypeVar("T", bound=_Object)
 
 
-class Superseded(Exception):
-    """The object that was decided upon is gone, going, another one by now, or changes too fast. Decide again."""
-
-
 _ATTEMPTS: Final = 4
 """A claim's status has many writers, so a version from the cache is often an old one; a fresh look settles it."""
 
 
 async def add_finalizer(client: KubeClient, resource: Resource[T], obj: T, finalizer: str) -> None:
-    """Makes sure that `obj` waits for us when it is deleted. Does nothing if it does already, or is being deleted.
+    """Makes sure that `obj` waits for us when it is deleted.
 
-    Raises Superseded.
+    Raises Superseded if it went, or is going without waiting for us; Conflict if it changes faster than it can be read.
     """
     current = obj
     for _ in range(_ATTEMPTS):
         meta = current.metadata
-        if finalizer in meta.finalizers or meta.deleting:
+        if finalizer in meta.finalizers:
             return
+        if meta.deleting:
+            raise Superseded(f"{meta.key} is being deleted")
         try:
             await _write(client, resource, meta, [*meta.finalizers, finalizer])
             return
-        except Conflict:
-            if (fresh := await _get(client, resource, meta)) is None:
-                break
-            current = fresh
-        except NotFound:
-            break
-    raise Superseded(f"{obj.metadata.key} changed or went before it could get a finalizer")
+        except Conflict as conflict:
+            lost = conflict
+            current = await _fresh(client, resource, meta)
+        except NotFound as gone:
+            raise Superseded(f"{meta.key} went") from gone
+    raise lost
 
 
 async def remove_finalizer(client: KubeClient, resource: Resource[T], obj: T, finalizer: str) -> None:
@@ -56,13 +55,15 @@ async def remove_finalizer(client: KubeClient, resource: Resource[T], obj: T, fi
         await _write(client, resource, meta, [f for f in meta.finalizers if f != finalizer])
 
 
-async def _get(client: KubeClient, resource: Resource[T], meta: ObjectMeta) -> T | None:
-    """The object as it is now; None if that is another one, or none."""
+async def _fresh(client: KubeClient, resource: Resource[T], meta: ObjectMeta) -> T:
+    """The object as it is now. Raises Superseded if that is another one, or none."""
     try:
         found = await client.get(resource, meta.name, namespace=meta.namespace)
-    except NotFound:
-        return None
-    return found if found.metadata.uid == meta.uid else None
+    except NotFound as gone:
+        raise Superseded(f"{meta.key} went") from gone
+    if found.metadata.uid != meta.uid:
+        raise Superseded(f"{meta.key} was made anew")
+    return found
 
 
 async def _write(client: KubeClient, resource: Resource[T], meta: ObjectMeta, finalizers: Sequence[str]) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Final
 
-from dynvol.api import names
+from dynvol.api.claim import DynamicVolumeClaim
 from dynvol.api.core import Pod
 from dynvol.api.identity import mount_pod_name
 from dynvol.api.resources import PODS, SECRETS
@@ -22,6 +23,8 @@ from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
 from .desired import workloads
+from .matching import claim_decides, pod_decides
+from .remains import clear_remains
 from .status import container_runs
 from .view import Instruments, NodeView, index_mount_pod, reported, told
 
@@ -42,8 +45,11 @@ class MountPodController:
         self._reasons: dict[str, list[str]] = {}
         """uuid → what was in the way when last looked, so that it is logged once."""
         self.controller: Final[Controller] = instruments.controller("mount-pod", self.reconcile, workers=2)
-        self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)])
+        self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)], when=pod_decides)
         self.controller.watch(view.mount_pods, index_mount_pod)
+        self.controller.watch(view.claims, self._idle_workloads, when=claim_decides)
+        # Until the classes have come too, a workload seems to need nothing.
+        self.controller.watch(view.classes, lambda _: ())
         view.mounts.on_change(self._mounts_changed)
 
     async def run(self) -> None:
@@ -51,9 +57,13 @@ class MountPodController:
             tasks.create_task(self.controller.run(), name="mount-pod-controller")
             tasks.create_task(self._sweep_for_ever(), name="mount-pod-sweep")
 
+    def _idle_workloads(self, claim: DynamicVolumeClaim) -> Iterable[str]:
+        """Those that a claim may have been the last to need. Where a mount pod has been told anything, its own changes tell."""
+        return (u for u in self._view.workloads_in(claim.metadata.namespace) if not told(self._view.mount_pod(u)))
+
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
-        for path, _ in changed:
-            if (uuid := self._view.mounts.uuid_of(path)) is not None:
+        for uuid in {self._view.mounts.uuid_of(path) for path, _ in changed}:
+            if uuid is not None:
                 self.controller.enqueue(uuid)
 
     async def _sweep_for_ever(self) -> None:
@@ -70,39 +80,41 @@ class MountPodController:
         3. Directories of pods that are gone are removed, the root with the last of them.
         """
         root = (await self._view.mounts.roots()).get(uuid)
-        for mount_pod in self._view.mount_pods_of(uuid):
-            return await self._let_go(mount_pod, root)
+        mount_pod = self._view.mount_pod(uuid)
+        if mount_pod is not None:
+            if self._is_dispensable(uuid, mount_pod, root):
+                await self._let_go(mount_pod)
+            return await self._release(uuid, root) if root and self._view.pods_of(uuid) else DONE
         if root is None:
+            self._reasons.pop(uuid, None)
             return DONE
-        pods = self._view.pods_of(uuid)
-        if not self._view.attachments_of(uuid) and self._view.mounts.below(root):
-            await self._view.mounts.clear_dead(root)
-        if not pods:
-            await self._forget_secret(uuid)
-        return await self._release(uuid, root, keep=frozenset(p.metadata.uid for p in pods))
+        needed = bool(self._view.attachments_of(uuid))
+        if not needed and not await clear_remains(self._view, root, mount_pod=mount_pod_name(uuid), client=self._client):
+            return RequeueAfter(IN_THE_WAY_RETRY)
+        return await self._release(uuid, root)
 
-    async def _let_go(self, mount_pod: Pod, root: PurePosixPath | None) -> Result:
-        meta = mount_pod.metadata
-        if meta.deleting or told(mount_pod) or self._view.attachments_of(meta.labels.get(names.MOUNT_POD_LABEL, "")):
-            return DONE
+    def _is_dispensable(self, uuid: str, mount_pod: Pod, root: PurePosixPath | None) -> bool:
+        if mount_pod.metadata.deleting or told(mount_pod) or self._view.attachments_of(uuid):
+            return False
         mounted = self._view.mounts.below(root) if root else {}
-        if container_runs(mount_pod) and (reported(mount_pod) or mounted):
-            return DONE  # It is at work; its report, or the mount table, will tell.
+        # While it is at work, its report or the mount table will tell. One that does not run never will.
+        return not (container_runs(mount_pod) and (reported(mount_pod) or mounted))
+
+    async def _let_go(self, mount_pod: Pod) -> None:
+        meta = mount_pod.metadata
         log.info("releasing a mount pod without mounts", mount_pod=meta.name)
         with contextlib.suppress(NotFound, Conflict):
             # The version makes this fail when the pod has just been told of a new mount.
             await self._client.delete(
                 PODS, meta.name, namespace=meta.namespace, uid=meta.uid, resource_version=meta.resource_version
             )
-        return DONE
 
-    async def _forget_secret(self, uuid: str) -> None:
-        """The copy that a mount pod never came to own, because this process ended in between."""
-        with contextlib.suppress(NotFound):
-            await self._client.delete(SECRETS, mount_pod_name(uuid), namespace=self._view.namespace)
-
-    async def _release(self, uuid: str, root: PurePosixPath, *, keep: frozenset[str]) -> Result:
-        in_the_way = await self._view.mounts.release(root, keep=keep)
+    async def _release(self, uuid: str, root: PurePosixPath) -> Result:
+        """Removes what belongs to pods that are gone. Kubelet may publish meanwhile: what it has published is in the way."""
+        pods = self._view.pods_of(uuid)
+        if not pods and uuid not in self._reasons:
+            await self._forget_secret(uuid)
+        in_the_way = await self._view.mounts.release(root, keep=frozenset(p.metadata.uid for p in pods))
         if not in_the_way:
             self._reasons.pop(uuid, None)
             return DONE
@@ -110,3 +122,8 @@ class MountPodController:
             log.info("directories stay for now", root=str(root), in_the_way=in_the_way)
             self._reasons[uuid] = in_the_way
         return RequeueAfter(IN_THE_WAY_RETRY)
+
+    async def _forget_secret(self, uuid: str) -> None:
+        """The copy that a mount pod never came to own, because this process ended in between."""
+        with contextlib.suppress(NotFound):
+            await self._client.delete(SECRETS, mount_pod_name(uuid), namespace=self._view.namespace)

@@ -36,6 +36,8 @@ class KernelMounts:
         self._executor = executor
         self._handlers: list[Handler] = []
         self._seen: frozenset[Place] = frozenset()
+        self._by_claim: tuple[MountTable, dict[str, frozenset[str]]] | None = None
+        """The last table that was asked about claims, and all the answers to that."""
 
     async def run(self) -> None:
         table: MountTable | None = None
@@ -72,8 +74,18 @@ class KernelMounts:
         return parts[1] if len(parts) >= 2 else None
 
     def pods_of_claim(self, claim_uid: str) -> frozenset[str]:
-        here = ((path.relative_to(self._base).parts, source) for path, source in self._places(self._watcher.table))
-        return frozenset(parts[2] for parts, source in here if len(parts) > 3 and claim_uid_of(source) == claim_uid)
+        table = self._watcher.table
+        if self._by_claim is None or self._by_claim[0] is not table:
+            self._by_claim = table, self._pods_by_claim(table)
+        return self._by_claim[1].get(claim_uid, frozenset())
+
+    def _pods_by_claim(self, table: MountTable) -> dict[str, frozenset[str]]:
+        found: dict[str, set[str]] = {}
+        for mount in table.below(str(self._base)):
+            _class, _uuid, pod_uid, *mountpoint = mount.path.removeprefix(f"{self._base}/").split("/", 3) + ["", "", ""]
+            if mountpoint[0] and (claim_uid := claim_uid_of(mount.source)):
+                found.setdefault(claim_uid, set()).add(pod_uid)
+        return {claim_uid: frozenset(pods) for claim_uid, pods in found.items()}
 
     async def roots(self) -> dict[str, PurePosixPath]:
         return await asyncio.to_thread(_roots_on_disk, self._base)
@@ -98,13 +110,13 @@ def _roots_on_disk(base: PurePosixPath) -> dict[str, PurePosixPath]:
 def _names(directory: PurePosixPath) -> list[str]:
     try:
         return os.listdir(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def _release(root: str, keep: frozenset[str]) -> Removal:
     if not keep:
         return targets.release_root(root)
-    gone = [name for name in os.listdir(root) if name not in keep]
+    gone = [name for name in _names(PurePosixPath(root)) if name not in keep]
     removals = [targets.release_workload(f"{root}/{name}", root=root) for name in gone]
     return Removal(tuple(p for r in removals for p in r.removed), tuple(o for r in removals for o in r.left))

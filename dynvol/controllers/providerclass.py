@@ -16,17 +16,17 @@ from dynvol.api.resources import CLASSES
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import Conflict, NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
-from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.store import Change
 
 from .claimstatus import AGAIN, FIELD_MANAGER, LeaderView
 from .credentials import Credentials
 from .desired import dynamic_volumes
-from .finalizers import Superseded, add_finalizer, remove_finalizer
-from .status import class_status, in_use
+from .finalizers import add_finalizer, remove_finalizer
+from .matching import pod_decides
+from .namesakes import Superseded, expect_same
+from .status import class_status
 from .view import BY_CLASS, Instruments
-
-log = logs.get(__name__)
 
 CREDENTIALS_CHECK: Final = 30.0
 """Seconds between looks at a class's Secret, which is not watched."""
@@ -63,8 +63,8 @@ class ProviderClassController:
         self._credentials: Final = Credentials(client)
         self.controller: Final[Controller] = instruments.controller("storage-provider-class", self.reconcile, workers=2)
         self.controller.watch(view.classes, lambda c: [c.metadata.name])
-        self.controller.watch(view.pods, _classes_of_pod)
-        self.controller.watch(view.mount_pods, self._classes_of_mount_pod)
+        self.controller.watch(view.pods, _classes_of_pod, when=pod_decides)
+        self.controller.watch(view.mount_pods, self._classes_of_mount_pod, when=_came_or_went)
 
     async def run(self) -> None:
         await self.controller.run()
@@ -82,14 +82,15 @@ class ProviderClassController:
         label = label_value(name)
         mount_pods = sum(1 for p in self._view.mount_pods.store.values() if p.metadata.labels.get(names.CLASS_ANNOTATION) == label)
         try:
-            await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
-            if provider_class.metadata.deleting and not pods and not mount_pods:
+            if not provider_class.metadata.deleting:
+                await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
+            elif not pods and not mount_pods:
                 await remove_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
                 return DONE
             await self._say(provider_class, pods=pods, mount_pods=mount_pods)
-        except (Conflict, Superseded):
+        except Conflict:
             return AGAIN
-        except NotFound:
+        except (NotFound, Superseded):
             return DONE
         return RequeueAfter(CREDENTIALS_CHECK)
 
@@ -106,29 +107,36 @@ class ProviderClassController:
         )
         if status == provider_class.status:
             return
+        written = await self._client.apply(
+            CLASSES, provider_class.metadata.name, _body(status), field_manager=FIELD_MANAGER, subresource="status"
+        )
+        expect_same(provider_class.metadata, written.metadata)
+        self._tell_changes(provider_class, status)
+
+    def _tell_changes(self, provider_class: StorageProviderClass, status: ClassStatus) -> None:
+        """Events for what is newly wrong. Ready only repeats the others."""
         reference = ObjectReference.of(CLASSES, provider_class.metadata)
         had = {(c.type, c.status, c.message) for c in provider_class.status.conditions}
         for condition in status.conditions:
             bad = condition.status == ("True" if condition.type == "Terminating" else "False")
-            if bad and (condition.type, condition.status, condition.message) not in had and condition.type != "Ready":
+            if bad and condition.type != "Ready" and (condition.type, condition.status, condition.message) not in had:
                 self._recorder.warning(reference, condition.reason, condition.message)
-        if provider_class.metadata.deleting:
-            log.info("class stays while it is used", provider_class=provider_class.metadata.name, users=in_use(pods, mount_pods))
-        await self._client.apply(
-            CLASSES, provider_class.metadata.name, _body(provider_class, status), field_manager=FIELD_MANAGER, subresource="status"
-        )
 
 
 def _classes_of_pod(pod: Pod) -> Iterable[str]:
     return {v.provider_class for v in dynamic_volumes(pod)}
 
 
-def _body(provider_class: StorageProviderClass, status: ClassStatus) -> dict[str, Any]:
-    meta = {"name": provider_class.metadata.name, "uid": provider_class.metadata.uid}
-    written = {
-        "observedGeneration": status.observed_generation,
-        "pods": status.pods,
-        "mountPods": status.mount_pods,
-        "conditions": [{"message": "", **c} for c in msgspec.to_builtins(status.conditions)],
+def _came_or_went(change: Change[Pod]) -> bool:
+    return change.old is None or change.new is None
+
+
+def _body(status: ClassStatus) -> dict[str, Any]:
+    return {
+        "status": {
+            "observedGeneration": status.observed_generation,
+            "pods": status.pods,
+            "mountPods": status.mount_pods,
+            "conditions": [{"message": "", **c} for c in msgspec.to_builtins(status.conditions)],
+        }
     }
-    return {"apiVersion": CLASSES.api_version, "kind": CLASSES.kind, "metadata": meta, "status": written}

@@ -6,24 +6,28 @@ It answers from caches only and changes nothing. `NodeMounts` is the one door to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final, Protocol
+
+import msgspec
 
 from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim
 from dynvol.api.core import Node, Pod
-from dynvol.api.identity import Workload
+from dynvol.api.identity import Workload, mount_pod_name
 from dynvol.api.mounts import MalformedAnnotation, MountReport, WantedMount, decode_reports, decode_wanted
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.runtime.controller import Controller, Reconcile
 from dynvol.runtime.informer import Informer
 from dynvol.runtime.metrics import UNMEASURED, QueueMetrics, ReconcileMetrics
 
-from .desired import Attachment, attachments, dynamic_volumes, workload, workloads
+from .desired import Attachment, dynamic_volumes, workload, workloads
+from .matching import BY_NAMESPACE, Matches
+from .status import node_entries
 
 BY_WORKLOAD: Final = "workload"
-BY_NAMESPACE: Final = "namespace"
 BY_CLASS: Final = "class"
 BY_UID: Final = "uid"
 BY_CLAIM_UID: Final = "claim"
@@ -113,13 +117,18 @@ def index_by_uid(claim: DynamicVolumeClaim) -> Iterable[str]:
     return [claim.metadata.uid]
 
 
-def has_dynamic_volume(pod: Pod) -> bool:
-    return bool(dynamic_volumes(pod))
+def without_other_nodes(claim: DynamicVolumeClaim, *, node: str) -> DynamicVolumeClaim:
+    """For the claims' cache of one node: a claim in ten thousand pods has ten thousand entries, of which a hundred are ours."""
+    status = msgspec.structs.replace(claim.status, pods=node_entries(claim.status, node), conditions=())
+    return msgspec.structs.replace(claim, status=status)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """`pods` holds this node's pods that have a dynamic volume, `mount_pods` this node's mount pods, `nodes` the node itself."""
+    """`pods` holds all of this node's pods, `mount_pods` this node's mount pods, `nodes` the node itself.
+
+    Of the claims' entries (`status.pods`) it sees at least this node's own.
+    """
 
     node: str
     state_dir: str
@@ -130,32 +139,35 @@ class NodeView:
     classes: Informer[StorageProviderClass]
     nodes: Informer[Node]
     mounts: NodeMounts
+    matches: Matches = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Before any controller registers: who is told of a change finds the matches as they are after it.
+        object.__setattr__(self, "matches", Matches(self.pods, self.claims, self.classes))
 
     def pods_of(self, uuid: str) -> tuple[Pod, ...]:
         return self.pods.store.by_index(BY_WORKLOAD, uuid)
 
-    def mount_pod(self, workload: Workload) -> Pod | None:
-        return self.mount_pods.store.get(f"{self.namespace}/{workload.mount_pod}")
-
-    def mount_pods_of(self, uuid: str) -> tuple[Pod, ...]:
-        """One or none, unless someone made a second by hand."""
-        return self.mount_pods.store.by_index(BY_WORKLOAD, uuid)
+    def mount_pod(self, uuid: str) -> Pod | None:
+        """The one whose name follows from `uuid`. Others that carry its label, someone's hand made."""
+        return self.mount_pods.store.get(f"{self.namespace}/{mount_pod_name(uuid)}")
 
     def workload(self, uuid: str) -> Workload | None:
         """Who `uuid` is: from a pod of it, else from its mount pod; None if neither is known."""
         for pod in self.pods_of(uuid):
             return next(w for w in workloads(pod) if w.uuid == uuid)
-        for mount_pod in self.mount_pods_of(uuid):
-            return served_workload(mount_pod, node=self.node)
-        return None
+        mount_pod = self.mount_pod(uuid)
+        return served_workload(mount_pod, node=self.node) if mount_pod is not None else None
 
-    def attachments(self, pod: Pod) -> tuple[Attachment, ...]:
-        return attachments(pod, self.claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace), self.class_map())
+    def workloads_in(self, namespace: str) -> set[str]:
+        """The uuids of all workloads of a namespace on this node."""
+        return {w.uuid for pod in self.pods.store.by_index(BY_NAMESPACE, namespace) for w in workloads(pod)}
 
     def attachments_of(self, uuid: str) -> tuple[Attachment, ...]:
-        """What the mount pod of one workload is to serve."""
-        found = (a for pod in self.pods_of(uuid) for a in self.attachments(pod))
-        return tuple(a for a in found if a.volume and workload(a.pod, a.volume).uuid == uuid)
+        """What the mount pod of one workload is to serve. Refused ones are nobody's."""
+        whose = self.workload(uuid)
+        found = (a for pod in self.pods_of(uuid) for a in self.matches.of(pod).values())
+        return tuple(a for a in found if a.volume and workload(a.pod, a.volume) == whose)
 
     def class_map(self) -> dict[str, StorageProviderClass]:
         return {c.metadata.name: c for c in self.classes.store.values()}
@@ -184,8 +196,8 @@ def index_mount_pod(mount_pod: Pod) -> Iterable[str]:
 
 
 def index_by_claim_uid(mount_pod: Pod) -> Iterable[str]:
-    """Informer index of mount pods: the claims of which they report anything."""
-    return {report.claim_uid for report in reported(mount_pod)}
+    """Informer index of mount pods: the claims of which they have been told, or report anything."""
+    return {mount.claim_uid for mount in told(mount_pod)} | {report.claim_uid for report in reported(mount_pod)}
 
 
 def claim_uid_of(source: str) -> str:
@@ -193,17 +205,28 @@ def claim_uid_of(source: str) -> str:
     return source.removeprefix(SOURCE_PREFIX).rpartition("-")[0] if source.startswith(SOURCE_PREFIX) else ""
 
 
-def told(mount_pod: Pod | None) -> list[WantedMount]:
+def told(mount_pod: Pod | None) -> tuple[WantedMount, ...]:
     """What a mount pod has been told to mount; nothing if the annotation is malformed, so that it is written anew."""
-    try:
-        return decode_wanted(mount_pod.metadata.annotations.get(names.WANTED_ANNOTATION, "")) if mount_pod else []
-    except MalformedAnnotation:
-        return []
+    return _told(mount_pod.metadata.annotations.get(names.WANTED_ANNOTATION, "")) if mount_pod else ()
 
 
-def reported(mount_pod: Pod | None) -> list[MountReport]:
+def reported(mount_pod: Pod | None) -> tuple[MountReport, ...]:
     """What a mount pod says; nothing if the annotation is malformed."""
+    return _reported(mount_pod.metadata.annotations.get(names.REPORT_ANNOTATION, "")) if mount_pod else ()
+
+
+# The texts are asked about once for each claim in them; a node has room for about a hundred mount pods.
+@lru_cache(maxsize=256)
+def _told(text: str) -> tuple[WantedMount, ...]:
     try:
-        return decode_reports(mount_pod.metadata.annotations.get(names.REPORT_ANNOTATION, "")) if mount_pod else []
+        return tuple(decode_wanted(text))
     except MalformedAnnotation:
-        return []
+        return ()
+
+
+@lru_cache(maxsize=256)
+def _reported(text: str) -> tuple[MountReport, ...]:
+    try:
+        return tuple(decode_reports(text))
+    except MalformedAnnotation:
+        return ()

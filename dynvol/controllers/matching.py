@@ -1,0 +1,84 @@
+"""Which claims reach which pods of this node, worked out once and kept until something that decides on it changes.
+
+With two hundred claims in a pod, and a hundred pods, working it out anew for each question would cost seconds for each report
+that a mount pod writes. What claims and pods say of their state decides nothing here, and is most of what changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from dynvol.api.claim import DynamicVolumeClaim
+from dynvol.api.core import Pod
+from dynvol.api.providerclass import StorageProviderClass
+from dynvol.runtime.informer import Informer
+from dynvol.runtime.store import Change
+
+from .desired import Attachment, attachments
+
+BY_NAMESPACE: Final = "namespace"
+_NONE: Final[Mapping[str, Attachment]] = MappingProxyType({})
+
+
+def pod_decides(change: Change[Pod]) -> bool:
+    """Whether a change of a pod can change what is mounted in it. What its containers do cannot."""
+    return _differ(change, lambda pod: (pod.metadata.labels, pod.metadata.deleting, pod.spec, pod.finished))
+
+
+def claim_decides(change: Change[DynamicVolumeClaim]) -> bool:
+    """Whether a change of a claim can change what is mounted where. Its status cannot."""
+    return _differ(change, lambda claim: (claim.metadata.deleting, claim.metadata.finalizers, claim.spec))
+
+
+def class_decides(change: Change[StorageProviderClass]) -> bool:
+    """Whether a change of a class can change what is mounted where. Its status cannot."""
+    return _differ(change, lambda provider_class: (provider_class.metadata.deleting, provider_class.spec))
+
+
+def _differ(change: Change[Any], decisive: Any) -> bool:
+    return change.old is None or change.new is None or decisive(change.old) != decisive(change.new)
+
+
+class Matches:
+    """`desired.attachments` of the pods in a cache, remembered. An answer is as old as the caches are, and no older."""
+
+    def __init__(self, pods: Informer[Pod], claims: Informer[DynamicVolumeClaim], classes: Informer[StorageProviderClass]) -> None:
+        self._claims = claims
+        self._classes = classes
+        # Namespace → pod's key → claim's uid → attachment, oldest claim first.
+        self._known: dict[str, dict[str, Mapping[str, Attachment]]] = {}
+        pods.add_handler(self._pod_changed)
+        claims.add_handler(self._claim_changed)
+        classes.add_handler(self._class_changed)
+
+    def of(self, pod: Pod) -> Mapping[str, Attachment]:
+        """By the claims' uids, the oldest claim first. `pod` is the cache's."""
+        if not pod.spec.volumes:
+            return _NONE
+        known = self._known.setdefault(pod.metadata.namespace, {})
+        found = known.get(pod.metadata.key)
+        if found is None:
+            found = known[pod.metadata.key] = {a.claim.metadata.uid: a for a in self._work_out(pod)}
+        return found
+
+    def _work_out(self, pod: Pod) -> tuple[Attachment, ...]:
+        claims = self._claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)
+        return attachments(pod, claims, {c.metadata.name: c for c in self._classes.store.values()})
+
+    def _pod_changed(self, change: Change[Pod]) -> None:
+        if pod_decides(change):
+            namespace = change.key.partition("/")[0]
+            known = self._known.get(namespace, {})
+            known.pop(change.key, None)
+            if not known:
+                self._known.pop(namespace, None)
+
+    def _claim_changed(self, change: Change[DynamicVolumeClaim]) -> None:
+        if claim_decides(change):
+            self._known.pop(change.key.partition("/")[0], None)
+
+    def _class_changed(self, change: Change[StorageProviderClass]) -> None:
+        if class_decides(change):
+            self._known.clear()
