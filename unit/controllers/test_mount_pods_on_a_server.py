@@ -1,0 +1,185 @@
+"""Mount pods that die, are deleted, are drained; and what must never be done to those that live."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from dynvol.api import names
+from dynvol.api.core import Pod
+from dynvol.api.mounts import Phase
+from dynvol.api.resources import NODES, PODS
+from dynvol.controllers import credentials
+
+from .world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def mounted(world: World) -> Pod:
+    """A workload pod whose mount pod serves it."""
+    await world.add_class()
+    pod = await world.add_pod()
+    await world.add_claim()
+    await world.until(world.is_mounted)
+    return pod
+
+
+async def present(world: World) -> Pod:
+    found = await world.until(world.mount_pod)
+    assert isinstance(found, Pod)
+    return found
+
+
+def is_replaced(world: World, old: Pod) -> bool:
+    new = world.mount_pod()
+    return new is not None and new.metadata.uid != old.metadata.uid and world.is_mounted() and bool(world.table.living)
+
+
+async def test_a_mount_pod_that_was_evicted_is_replaced_after_its_remains_are_cleared(world: World) -> None:
+    async with world.process():
+        await mounted(world)
+        old = await present(world)
+        world.table.living.clear()
+        await world.mounters.say(old, {"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
+        await world.until(lambda: world.phase() == Phase.PENDING)
+        # Kubelet has nothing to end in it; the object goes as soon as it is asked for.
+        await world.until(lambda: (p := world.mount_pod()) is None or p.metadata.deleting or p.metadata.uid != old.metadata.uid)
+        if (left := world.mount_pod()) is not None and left.metadata.uid == old.metadata.uid:
+            await world.mounters.end(old)
+        await world.until(lambda: is_replaced(world, old))
+
+
+async def test_a_mount_pod_that_vanished_is_replaced_after_its_remains_are_cleared(world: World) -> None:
+    async with world.process():
+        await mounted(world)
+        old = await present(world)
+        await world.mounters.end(old)
+        await world.until(lambda: is_replaced(world, old))
+
+
+async def test_a_mount_pod_that_is_deleted_by_hand_is_released_and_replaced(world: World) -> None:
+    async with world.process():
+        await mounted(world)
+        old = await present(world)
+        await world.admin.delete(PODS, old.metadata.name, namespace=world.driver)
+        await world.until(lambda: is_replaced(world, old))
+
+
+async def cordon(world: World, *, yes: bool) -> None:
+    await world.admin.merge_patch(NODES, world.node, {"spec": {"unschedulable": yes}})
+
+
+async def test_on_a_drained_node_a_mount_pod_serves_until_its_workload_has_left(world: World) -> None:
+    async with world.process() as process:
+        pod = await mounted(world)
+        old = await present(world)
+        await cordon(world, yes=True)
+        await world.until(process.view.draining)
+        await world.admin.delete(PODS, old.metadata.name, namespace=world.driver)
+        await world.add_claim("late")
+        await world.until(lambda: world.is_mounted(claim="late"))
+        found = await present(world)
+        assert found.metadata.deleting and names.RELEASE_ANNOTATION not in found.metadata.annotations
+        await world.end_pod(pod)
+        await world.until(lambda: world.mount_pod() is None)
+        assert not world.table.mounts
+
+
+async def test_a_mount_pod_that_a_drain_has_deleted_makes_way_when_the_node_is_back(world: World) -> None:
+    async with world.process() as process:
+        await mounted(world)
+        old = await present(world)
+        await cordon(world, yes=True)
+        await world.until(process.view.draining)
+        await world.admin.delete(PODS, old.metadata.name, namespace=world.driver)
+        await world.until(lambda: (p := world.mount_pod()) and p.metadata.deleting)
+        await cordon(world, yes=False)
+        await world.until(lambda: is_replaced(world, old))
+
+
+async def test_a_claim_deleted_during_a_drain_goes_at_once(world: World) -> None:
+    async with world.process() as process:
+        await mounted(world)
+        await world.add_claim("other")
+        await world.until(lambda: world.is_mounted(claim="other"))
+        old = await present(world)
+        await cordon(world, yes=True)
+        await world.until(process.view.draining)
+        await world.admin.delete(PODS, old.metadata.name, namespace=world.driver)
+        await world.delete_claim("other")
+        await world.until(lambda: world.claim("other") is None)
+        assert world.is_mounted()
+
+
+async def test_a_cache_that_lags_behind_never_makes_a_living_mount_pod_look_dead(world: World) -> None:
+    """The table asserts it: nothing is cleared while the mount pod's clients live."""
+    async with world.process() as process:
+        await world.add_class()
+        pod = await world.add_pod()
+        await world.until(lambda: process.view.mount_pods.has_synced and process.view.pods.store.get(pod.metadata.key))
+        process.wire.flowing.clear()
+        await world.add_claim()
+        await world.until(lambda: len(world.table.mounts) == 1)
+        # A change of the table wakes the controllers, whose cache still knows of no mount pod.
+        living = set(world.table.mounts)
+        for _ in range(20):
+            world.table.publish(next(iter(world.table.directories)), pod.metadata.uid)
+            await asyncio.sleep(0.01)
+        await world.delete_claim()
+        await world.until(lambda: (c := process.view.claims.store.get(f"{world.namespace}/data")) is None or c.metadata.deleting)
+        await asyncio.sleep(0.2)
+        assert set(world.table.mounts) == living
+        process.wire.flowing.set()
+        await world.until(lambda: world.claim() is None and not world.table.mounts)
+
+
+async def test_a_mount_pod_that_never_started_goes_when_nothing_wants_it(world: World) -> None:
+    async with world.process():
+        world.mounters.asleep = True
+        await world.add_class()
+        await world.add_pod()
+        await world.add_claim()
+        await world.until(lambda: (e := world.entries().get("web")) and e.reason == "MountPodStarting")
+        await world.delete_claim()
+        await world.until(lambda: world.claim() is None and world.mount_pod() is None)
+
+
+async def test_what_vanished_while_no_process_ran_leaves_nothing(world: World) -> None:
+    async with world.process():
+        pod = await mounted(world)
+    await world.mounters.end(await present(world))
+    await world.end_pod(pod)
+    await world.delete_claim()
+    async with world.process():
+        await world.until(lambda: world.is_empty() and world.claim() is None)
+
+
+async def test_a_claim_deleted_while_its_mount_pod_is_gone_is_cleared_and_goes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "FRESH", 0.0)
+    async with world.process():
+        await mounted(world)
+        # Without a class's Secret there is no successor that could clear what is left.
+        await world.drop_secret()
+        await world.mounters.end(await present(world))
+        await world.until(lambda: (e := world.entries().get("web")) and e.reason == "SecretNotFound")
+        await world.delete_claim()
+        await world.until(lambda: world.claim() is None and not world.table.mounts)
+
+
+async def test_nothing_is_written_and_no_secret_is_read_at_rest(world: World) -> None:
+    async with world.process() as process:
+        await mounted(world)
+        await world.add_claim("other")
+        await world.until(lambda: world.condition("Ready", "other").status == world.condition("Ready").status == "True")
+        await world.until(lambda: world.classes.store.values())
+        await asyncio.sleep(0.5)
+        writes, reads = len(process.wire.writes), len(process.wire.reads)
+        for beat in range(5):
+            await world.noise(beat)
+        await asyncio.sleep(1.0)
+        assert process.wire.writes[writes:] == []
+        assert process.wire.reads[reads:] == []
