@@ -20,7 +20,7 @@ import msgspec
 from e2e.cluster.apiserver.resources import BUILT_IN, Resource
 from e2e.cluster.apiserver.status import Object
 
-FORMAT = 5
+FORMAT = 6
 """Counts up when what this module derives changes, so that a file of an older make is not used."""
 
 QUANTITIES = {
@@ -115,6 +115,7 @@ KEY_DEFAULTS = {("V1ContainerPort", "protocol"): "TCP", ("V1ServicePort", "proto
 MODELS = {
     ("", "Event"): "CoreV1Event",
     ("events.k8s.io", "Event"): "EventsV1Event",
+    ("resource.k8s.io", "ResourceClaim"): "ResourceV1ResourceClaim",
     ("authentication.k8s.io", "TokenRequest"): "AuthenticationV1TokenRequest",
 }
 

@@ -16,6 +16,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from e2e.cluster.apiserver.shape import Shape
 from e2e.cluster.apiserver.status import Json
@@ -119,16 +121,24 @@ def escaped(name: str) -> str:
 
 
 def _moment(text: str) -> Any:
+    """A time, in the one form in which the library takes it."""
     try:
-        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return text
+    value = Timestamp()
+    value.FromDatetime(moment)
+    return value
 
 
 def _duration(text: str) -> Any:
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s)", text)
-    return datetime.timedelta(seconds=sum(float(number) * units[unit] for number, unit in parts)) if parts else text
+    if not parts:
+        return text
+    value = Duration()
+    value.FromTimedelta(datetime.timedelta(seconds=sum(float(number) * units[unit] for number, unit in parts)))
+    return value
 
 
 def _functions() -> list[cel.FunctionDecl]:

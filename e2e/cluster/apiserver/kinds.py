@@ -210,6 +210,17 @@ def _default_job(body: Object) -> None:
     spec.setdefault("suspend", False)
 
 
+def _label_job_pods(body: Object) -> None:
+    """A job finds its pods by its own uid, unless it says otherwise."""
+    spec, meta = body["spec"], body["metadata"]
+    if spec.get("manualSelector") or "template" not in spec:
+        return
+    labels = spec["template"].setdefault("metadata", {}).setdefault("labels", {})
+    for prefix in ("", "batch.kubernetes.io/"):
+        labels |= {f"{prefix}controller-uid": meta["uid"], f"{prefix}job-name": meta["name"]}
+    spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": meta["uid"]}}
+
+
 def _workload(body: Object) -> Object:
     """The spec of what makes pods, its pod template defaulted as a pod is."""
     spec: Object = body.setdefault("spec", {})
@@ -371,7 +382,7 @@ KINDS: dict[str, Kind] = {
     "apps/replicasets": Kind(has_generation=True, default=_default_replica_set, problems=_workload_problems),
     "apps/statefulsets": Kind(has_generation=True, default=_default_stateful_set, problems=_workload_problems),
     "batch/cronjobs": SPECIFIED,
-    "batch/jobs": Kind(has_generation=True, default=_default_job),
+    "batch/jobs": Kind(has_generation=True, default=_default_job, prepare_create=_label_job_pods),
     "coordination.k8s.io/leases": Kind(needs_version=True),
     "networking.k8s.io/networkpolicies": SPECIFIED,
     "policy/poddisruptionbudgets": Kind(has_generation=True, needs_version=True),
