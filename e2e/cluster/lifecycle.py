@@ -31,7 +31,7 @@ import aiohttp
 from e2e.cluster import cgroups, children, machine, mounts, real
 from e2e.cluster.api import ApiClient, ApiError, path
 from e2e.cluster.apiserver import pki
-from e2e.cluster.processes import Process, spawn
+from e2e.cluster.processes import Process, spawn, start_time
 
 log = logging.getLogger(__name__)
 
@@ -345,8 +345,9 @@ class LocalCluster:
             for child in Path(f"/proc/{host.pid}/task/{host.pid}/children").read_text().split():
                 status = Path(f"/proc/{child}/status").read_text()
                 ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
-                if ids[-1] == inside:
-                    return Process(int(child), int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[19]))
+                found = Process(int(child), start_time(int(child)))
+                if ids[-1] == inside and found.alive:
+                    return found
         return None
 
     async def _release_kubelet(self, node: str) -> None:
