@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -83,9 +83,11 @@ class Wire:
     Leases and events are not noted: they are written by the clock, or by the way.
     """
 
-    def __init__(self, inner: Connection, *, cut_at: int = 0, after: bool = False) -> None:
-        """`cut_at`: the write, counted from 1, at which all ends; `after`: once it has taken effect, before the answer."""
+    def __init__(self, inner: Connection, *, told: Callable[[], None], cut_at: int = 0, after: bool = False) -> None:
+        """`cut_at`: the write, counted from 1, at which all ends, and `told` is; `after`: once it has taken effect, before the
+        answer."""
         self._inner = inner
+        self._told = told
         self._cut_at = cut_at
         self._after = after
         self.writes: list[str] = []
@@ -116,6 +118,7 @@ class Wire:
         self.cut.set()
         if self._after:
             await self._inner.call(method, path, **options)
+        self._told()
         raise Unreachable("the process is no more")
 
 
@@ -141,7 +144,8 @@ class Process:
 
     view: NodeView
     wire: Wire
-    reporter: ClaimReporter
+    client: KubeClient
+    recorder: EventRecorder
 
 
 @dataclass
@@ -339,42 +343,50 @@ class World:
         """A node process, which leads too unless told otherwise, until the block ends or its wire is cut."""
         node = node or self.node
         async with connect(self.kubeconfig) as connection:
-            wire = Wire(connection, cut_at=cut_at, after=after)
+            wire = Wire(connection, told=self.poke, cut_at=cut_at, after=after)
             client = KubeClient(cast(Connection, wire))
-            async with EventRecorder(client) as recorder, AsyncExitStack() as stack:
-                process = await self._start(stack, client, recorder, wire, node=node)
+            # Events go past the wire: one that is cut would only make their writer wait at the end.
+            async with EventRecorder(KubeClient(connection)) as recorder, AsyncExitStack() as stack:
+                process = Process(self._view(client, node=node), wire, client, recorder)
+                await stack.enter_async_context(self._running(process))
                 if lead:
-                    await stack.enter_async_context(self.leading(process, client, recorder))
+                    await stack.enter_async_context(self.leading(process))
                 try:
                     yield process
                 finally:
                     self.tables[node].handlers = [self.poke]
 
-    async def _start(self, stack: AsyncExitStack, client: KubeClient, recorder: EventRecorder, wire: Wire, *, node: str) -> Process:
+    def _view(self, client: KubeClient, *, node: str) -> NodeView:
         view = node_view(client, self.tables[node], node=node, namespace=self.driver, state_dir=STATE)
-        instruments = Instruments()
+        for cache in _caches(view):
+            cache.add_handler(self.poke)
+        return view
+
+    def _running(self, process: Process) -> AbstractAsyncContextManager[None]:
+        view, client, instruments = process.view, process.client, Instruments()
         metrics = Metrics(process="node").mounts
-        reporter = ClaimReporter(view, client=client, recorder=recorder, instruments=instruments, metrics=metrics)
+        reporter = ClaimReporter(view, client=client, recorder=process.recorder, instruments=instruments, metrics=metrics)
         installation = Installation(self.driver, "image", STATE)
         volumes = ExternalVolumeController(
             view, client=client, installation=installation, reporter=reporter, instruments=instruments
         )
         mount_pods = MountPodController(view, client=client, instruments=instruments)
-        caches: tuple[Informer[Any], ...] = (view.pods, view.mount_pods, view.claims, view.classes, view.nodes)
-        for cache in caches:
-            cache.add_handler(self.poke)
-        await stack.enter_async_context(owning(*(c.run() for c in caches), reporter.run(), volumes.run(), mount_pods.run()))
-        return Process(view, wire, reporter)
+        return owning(*(cache.run() for cache in _caches(view)), reporter.run(), volumes.run(), mount_pods.run())
 
-    @asynccontextmanager
-    async def leading(self, process: Process, client: KubeClient, recorder: EventRecorder) -> AsyncIterator[None]:
+    def leading(self, process: Process) -> AbstractAsyncContextManager[None]:
+        """One term as the leader, of a process that runs."""
+        client, instruments = process.client, Instruments()
         sight = leader_view(client, classes=process.view.classes, namespace=self.driver)
-        instruments = Instruments()
         claims = ClaimStatusController(sight, client=client, instruments=instruments)
-        classes = ProviderClassController(sight, client=client, recorder=recorder, assess=review_class, instruments=instruments)
-        caches = (sight.claims, sight.pods, sight.mount_pods, sight.nodes)
-        async with owning(*(c.run() for c in caches), claims.run(), classes.run()):
-            yield
+        classes = ProviderClassController(
+            sight, client=client, recorder=process.recorder, assess=review_class, instruments=instruments
+        )
+        caches: tuple[Informer[Any], ...] = (sight.claims, sight.pods, sight.mount_pods, sight.nodes)
+        return owning(*(cache.run() for cache in caches), claims.run(), classes.run())
+
+
+def _caches(view: NodeView) -> tuple[Informer[Any], ...]:
+    return view.pods, view.mount_pods, view.claims, view.classes, view.nodes
 
 
 @asynccontextmanager
