@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,4 +65,17 @@ class Ground(Protocol):
 
     def state_files(self) -> list[str]:
         """The directories of mount pods and workloads in dynvol's state directories on all nodes."""
+        ...
+
+    def run_in(self, pod_uid: str, *command: str) -> str:
+        """Runs a command in the mount namespace of a pod's first process, past the API server; what it printed. Skips where the
+        suite has no hand on the nodes."""
+        ...
+
+    def fetch(self, address: str) -> tuple[int, str]:
+        """HTTP status and text of a port in the cluster, past the API server; 0 where nobody answers. Skips likewise."""
+        ...
+
+    def without_api(self) -> AbstractContextManager[None]:
+        """The API server is dead inside the block, by SIGKILL, and back after it. Skips likewise."""
         ...

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster.lifecycle import LocalCluster
+from e2e.cluster.lifecycle import APISERVER, LocalCluster
 from e2e.kubectl import Kubectl
 
 from . import onnode
@@ -34,8 +37,39 @@ class LocalGround:
     def state_files(self) -> list[str]:
         return [path for pid in self._machines() for path in onnode.state_files(f"/proc/{pid}/root")]
 
+    def run_in(self, pod_uid: str, *command: str) -> str:
+        (process, *_) = [pid for machine in self._machines() for pid in onnode.below(machine) if _of_pod(pid, pod_uid)]
+        entering = ["nsenter", f"--target={process}", "--mount", f"--root=/proc/{process}/root", *command]
+        done = subprocess.run(entering, capture_output=True, text=True, timeout=20, check=False)
+        return done.stdout + done.stderr
+
+    def fetch(self, address: str) -> tuple[int, str]:
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError as error:
+            return 0, str(error)
+
+    @contextmanager
+    def without_api(self) -> Iterator[None]:
+        asyncio.run(self.cluster.kill(APISERVER))
+        try:
+            yield
+        finally:
+            asyncio.run(self.cluster.start(APISERVER))
+
     def _machines(self) -> list[int]:
         return [process.pid for name in self.cluster.nodes if (process := self.cluster.machine(name)) is not None]
+
+
+def _of_pod(process: int, pod_uid: str) -> bool:
+    """A container's cgroup carries the pod's uid in its name."""
+    try:
+        return pod_uid in Path(f"/proc/{process}/cgroup").read_text()
+    except OSError:
+        return False
 
 
 @contextmanager
