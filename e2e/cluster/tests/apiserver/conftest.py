@@ -34,6 +34,11 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Say that no event loop is set: looptime asks the policy before each test, which would make a loop that no one closes."""
+    asyncio.set_event_loop(None)
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
     """A server that runs, and its administrator's kubeconfig."""
@@ -116,7 +121,7 @@ def real_running() -> Iterator[ControlPlane]:
         yield plane
 
 
-def _own_ground(server: Server, state: Path) -> Ground:
+def own_ground(state: Path) -> Ground:
     kubeconfig = pki.Files(state).admin_kubeconfig
     url = json.loads(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
     return Ground(url, kubeconfig, lambda user: pki.kubeconfig(state, user=user))
@@ -125,7 +130,8 @@ def _own_ground(server: Server, state: Path) -> Ground:
 @pytest.fixture(scope="session", params=["own", "real"])
 def ground(request: pytest.FixtureRequest) -> Ground:
     if request.param == "own":
-        return _own_ground(request.getfixturevalue("own_running"), request.getfixturevalue("own_state"))
+        request.getfixturevalue("own_running")
+        return own_ground(request.getfixturevalue("own_state"))
     plane: ControlPlane = request.getfixturevalue("real_running")
     return Ground(plane.url, plane.kubeconfig, plane.kubeconfig_for)
 
@@ -248,7 +254,7 @@ async def client(ground: Ground) -> AsyncIterator[Client]:
 @pytest.fixture
 def own(own_running: Server, own_state: Path) -> Ground:
     """Ours, for what a real one does not have."""
-    return _own_ground(own_running, own_state)
+    return own_ground(own_state)
 
 
 @pytest.fixture

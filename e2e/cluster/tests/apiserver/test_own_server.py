@@ -19,11 +19,7 @@ from aiohttp import web
 from e2e.cluster.apiserver import pki
 from e2e.grounds.envtest import free_ports
 
-from .conftest import Client, Ground, Kubectl, Object, client_of, new_namespace, own_server, pod
-
-
-def own_ground(state: Path, url: str) -> Ground:
-    return Ground(url, pki.Files(state).admin_kubeconfig, lambda user: pki.kubeconfig(state, user=user))
+from .conftest import Client, Ground, Kubectl, Object, client_of, new_namespace, own_ground, own_server, pod
 
 
 class Process:
@@ -57,7 +53,7 @@ class Process:
 async def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
     server = Process(tmp_path)
     async with server.running() as process:
-        async with client_of(own_ground(tmp_path, server.url)) as client:
+        async with client_of(own_ground(tmp_path)) as client:
             core = f"/api/v1/namespaces/{await new_namespace(client)}"
             made = (await client.post(f"{core}/configmaps", {"metadata": {"name": "a"}, "data": {"k": "v"}})).ok()
             (await client.post(f"{core}/configmaps", {"metadata": {"name": "b"}})).ok()
@@ -66,7 +62,7 @@ async def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
         process.kill()
         await process.wait()
     began = time.monotonic()
-    async with server.running(), client_of(own_ground(tmp_path, server.url)) as client:
+    async with server.running(), client_of(own_ground(tmp_path)) as client:
         took = time.monotonic() - began
         assert (await client.get(f"{core}/configmaps/a")).ok() == made
         assert (await client.get(f"{core}/configmaps/b")).status == 404
@@ -85,7 +81,7 @@ async def test_a_server_ends_when_told_to_with_watches_open(tmp_path: Path) -> N
     server = Process(tmp_path)
     async with (
         server.running() as process,
-        client_of(own_ground(tmp_path, server.url)) as client,
+        client_of(own_ground(tmp_path)) as client,
         client.watch("/api/v1/namespaces", resourceVersion="0") as events,
     ):
         await anext(events)
@@ -140,14 +136,12 @@ async def test_only_administrators_may_disturb(own: Ground) -> None:
 
 
 async def test_events_expire(tmp_path: Path) -> None:
-    async with own_server(tmp_path, event_lifetime=1.0) as server:
-        url = json.loads(pki.Files(tmp_path).admin_kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
-        async with client_of(own_ground(tmp_path, url)) as client:
-            core = f"/api/v1/namespaces/{await new_namespace(client)}"
-            (await client.post(f"{core}/events", {"metadata": {"name": "e"}, "involvedObject": {}})).ok()
-            version = str(server.store.version)
-            async with client.watch(f"{core}/events", resourceVersion=version) as events, asyncio.timeout(10):
-                assert (await anext(events))["type"] == "DELETED"
+    async with own_server(tmp_path, event_lifetime=1.0) as server, client_of(own_ground(tmp_path)) as client:
+        core = f"/api/v1/namespaces/{await new_namespace(client)}"
+        (await client.post(f"{core}/events", {"metadata": {"name": "e"}, "involvedObject": {}})).ok()
+        version = str(server.store.version)
+        async with client.watch(f"{core}/events", resourceVersion=version) as events, asyncio.timeout(10):
+            assert (await anext(events))["type"] == "DELETED"
 
 
 @asynccontextmanager

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from e2e.cluster.apiserver import pki
 from e2e.grounds.envtest import assets
 
-from .conftest import Client, Ground, Object, new_namespace, pod
+from .conftest import Client, Object, client_of, new_namespace, own_ground, own_server, pod
 
 CONTROLLERS = (
     "daemonset-controller",
@@ -41,29 +42,33 @@ async def running(program: Path, *arguments: str, log: Path) -> AsyncIterator[No
         await process.wait()
 
 
+@asynccontextmanager
+async def controlled(folder: Path, state: Path) -> AsyncIterator[Client]:
+    """A server of the test's own, under real control; its administrator."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(own_server(state))
+        files = pki.Files(state)
+        own = own_ground(state)
+        transport = ("--kube-api-content-type=application/json", "--secure-port=0")
+        shared = (f"--kubeconfig={own.kubeconfig}", "--leader-elect=false", f"--cert-dir={state}", *transport)
+        managing = (
+            f"--controllers={','.join(CONTROLLERS)}",
+            f"--service-account-private-key-file={files.signing_key}",
+            f"--root-ca-file={files.ca.certificate}",
+        )
+        manager, scheduler = (folder / program for program in PROGRAMS)
+        await stack.enter_async_context(running(manager, *shared, *managing, log=state / "manager.log"))
+        await stack.enter_async_context(running(scheduler, *shared, log=state / "scheduler.log"))
+        yield await stack.enter_async_context(client_of(own))
+
+
 @pytest.fixture
-async def controllers(own: Ground, own_state: Path, tmp_path: Path) -> AsyncIterator[None]:
+async def client_under_control(tmp_path: Path) -> AsyncIterator[Client]:
     folder = assets()
     if folder is None or not all(os.access(folder / program, os.X_OK) for program in PROGRAMS):
         pytest.skip("no kube-controller-manager and kube-scheduler beside kube-apiserver")
-    shared = (
-        f"--kubeconfig={own.kubeconfig}",
-        "--kube-api-content-type=application/json",
-        "--leader-elect=false",
-        "--secure-port=0",
-    )
-    signing, authority = own_state / "pki" / "sa.key", own_state / "pki" / "ca.crt"
-    managing = (
-        f"--controllers={','.join(CONTROLLERS)}",
-        f"--service-account-private-key-file={signing}",
-        f"--root-ca-file={authority}",
-    )
-    async with AsyncExitStack() as stack:
-        certificates = f"--cert-dir={tmp_path}"
-        manager, scheduler = (folder / program for program in PROGRAMS)
-        await stack.enter_async_context(running(manager, *shared, *managing, certificates, log=tmp_path / "manager.log"))
-        await stack.enter_async_context(running(scheduler, *shared, certificates, log=tmp_path / "scheduler.log"))
-        yield
+    async with controlled(folder, tmp_path) as client:
+        yield client
 
 
 async def until(what: Callable[[], Awaitable[bool]]) -> None:
@@ -78,18 +83,14 @@ def workload(name: str, **spec: object) -> Object:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("controllers")
-async def test_real_controllers_do_their_work_here(own_client: Client) -> None:
-    client = own_client
+async def test_real_controllers_do_their_work_here(client_under_control: Client) -> None:
+    client = client_under_control
     namespace = await new_namespace(client)
     core, apps = f"/api/v1/namespaces/{namespace}", f"/apis/apps/v1/namespaces/{namespace}"
     node = (await client.post("/api/v1/nodes", {"metadata": {"name": f"node-of-{namespace}"}})).ok()["metadata"]["name"]
     room = {"cpu": "4", "memory": "8Gi", "pods": "110"}
     status = {"capacity": room, "allocatable": room, "conditions": [{"type": "Ready", "status": "True"}]}
     (await client.strategic_patch(f"/api/v1/nodes/{node}/status", {"status": status})).ok()
-    taints = [{"op": "remove", "path": "/spec/taints"}]
-    if (await client.get(f"/api/v1/nodes/{node}")).ok().get("spec", {}).get("taints"):
-        (await client.json_patch(f"/api/v1/nodes/{node}", *taints)).ok()
 
     (await client.post(f"{apps}/deployments", workload("web", replicas=2))).ok()
     (await client.post(f"{apps}/daemonsets", workload("each"))).ok()
@@ -125,4 +126,3 @@ async def test_real_controllers_do_their_work_here(own_client: Client) -> None:
         return (await client.get(f"/api/v1/namespaces/{namespace}")).status == 404
 
     await until(namespace_is_gone)
-    (await client.delete(f"/api/v1/nodes/{node}")).ok()
