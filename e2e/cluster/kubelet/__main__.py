@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from e2e.cluster import cgroups, mounts
 from e2e.cluster.api import ApiClient, Mirror, path
-from e2e.cluster.kubelet import addresses, csi, node, podspec, server, worker
+from e2e.cluster.kubelet import addresses, csi, node, podspec, server
 from e2e.cluster.kubelet.events import Events
+from e2e.cluster.kubelet.host import Host, Timing
 from e2e.cluster.kubelet.pods import Pods
 from e2e.cluster.kubelet.runtime import Runtime
 from e2e.cluster.kubelet.volumes import Volumes
@@ -58,7 +59,7 @@ async def run(options: argparse.Namespace) -> None:
         pods_mirror = Mirror(api, path("v1", "pods"), fieldSelector=f"spec.nodeName={options.node_name}")
         volumes = Volumes(root, api=api, inline=csi.Volumes(registry, csi_drivers=drivers, node=options.node_name))
         events = Events(api, component="kubelet", host=options.node_name)
-        host = worker.Host(
+        host = Host(
             api=api,
             runtime=runtime,
             volumes=volumes,
@@ -68,7 +69,7 @@ async def run(options: argparse.Namespace) -> None:
             host_ip=pool.node,
             allocatable=node.capacity(),
             services=service_variables(api.server),
-            timing=worker.Timing(crash_backoff=options.crash_backoff, refresh=options.refresh),
+            timing=Timing(crash_backoff=options.crash_backoff, refresh=options.refresh),
         )
         pods = Pods(host, pods_mirror)
         site = server.serving(

@@ -7,8 +7,9 @@ import logging
 from collections import defaultdict
 
 from e2e.cluster.api import Mirror, Object
+from e2e.cluster.kubelet.host import Host
 from e2e.cluster.kubelet.runtime import Container
-from e2e.cluster.kubelet.worker import Host, Worker
+from e2e.cluster.kubelet.worker import Worker
 
 log = logging.getLogger(__name__)
 
