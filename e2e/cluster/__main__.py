@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from e2e.cluster import cgroups
 from e2e.cluster.lifecycle import ClusterError, LocalCluster, described
 
 
@@ -33,6 +34,8 @@ async def _carry_out(cluster: LocalCluster, options: argparse.Namespace) -> int:
     match options.command:
         case "up":
             await cluster.up()
+            if not cgroups.writable(cluster.cgroup):
+                print("warning: cgroups cannot be written here: limits of CPU and memory are NOT enforced", file=sys.stderr)
             print(f"up in {time.monotonic() - begin:.1f} s; export KUBECONFIG={cluster.kubeconfig}")
         case "down":
             await cluster.down()
