@@ -122,8 +122,10 @@ class ClaimStatusController:
     async def _sum_up(self, claim: DynamicVolumeClaim) -> None:
         pods = self._view.pods.store.by_index(BY_NAMESPACE, claim.metadata.namespace)
         leaving = frozenset(p.metadata.uid for p in pods if p.metadata.deleting)
-        reached = [p for p in pods if not p.metadata.deleting and p.spec.node_name and self._reaches(claim, p)]
-        status = claim_status(claim, pods=reached, leaving=leaving, classes=self._view.class_map(), at=now())
+        classes = self._view.class_map()
+        staying = (p for p in pods if not p.metadata.deleting and p.spec.node_name)
+        reached = [p for p in staying if reaches(claim, p) and attachments(p, [claim], classes)]
+        status = claim_status(claim, pods=reached, leaving=leaving, classes=classes, at=now())
         if status == msgspec.structs.replace(claim.status, pods=()):
             return
         written = await self._client.apply(
@@ -135,9 +137,6 @@ class ClaimStatusController:
             subresource="status",
         )
         expect_same(claim.metadata, written.metadata)
-
-    def _reaches(self, claim: DynamicVolumeClaim, pod: Pod) -> bool:
-        return bool(attachments(pod, [claim], self._view.class_map()))
 
 
 def _body(status: ClaimStatus) -> dict[str, Any]:

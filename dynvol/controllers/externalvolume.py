@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -21,9 +22,10 @@ from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, CLASSES, PODS, SECRETS
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
+from dynvol.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, TooManyRequests
 from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
 from .claimreport import ClaimReporter
@@ -35,7 +37,7 @@ from .mountpodspec import Installation, credentials_digest, mount_pod, secret_co
 from .namesakes import Superseded, is_of_namesake
 from .remains import clear_remains
 from .status import Problem
-from .view import BY_CLASS, Instruments, NodeView, index_mount_pod, reported
+from .view import BY_CLASS, Instruments, NodeView, index_mount_pod, reported, told
 
 log = logs.get(__name__)
 
@@ -51,6 +53,20 @@ CACHE_RETRY: Final = 5.0
 """Seconds until a mount pod that exists, though the cache does not show it, is looked for again, should its event be missed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """The mounts that may be told, and why the first of the others may not."""
+
+    mounts: tuple[WantedMount, ...]
+    failure: ApiError | None
+
+    def then(self, result: Result) -> Result:
+        """`result`, unless there is something to try again. Raises `failure`."""
+        if self.failure is not None:
+            raise self.failure
+        return result
+
+
 class ExternalVolumeController:
     """Wires itself to the informers of `view`; `run` works until cancelled."""
 
@@ -62,6 +78,8 @@ class ExternalVolumeController:
         self._installation = installation
         self._reporter = reporter
         self._credentials: Final = Credentials(client)
+        self._unseen: Final = Expectations(view.mount_pods)
+        """The mount pods that were made and are not in the cache yet, by workload."""
         self._copied: dict[str, tuple[tuple[str, str], float]] = {}
         """workload → digest of the original and owner of the Secret copy last written, and when; saves writes, no more."""
         self.controller: Final[Controller] = instruments.controller("external-volume", self.reconcile, workers=4)
@@ -94,8 +112,8 @@ class ExternalVolumeController:
         """Brings one workload's mount pod to what the claims say.
 
         1. Decide what is wanted. 2. Where there is no mount pod, make one if need be. 3. One that has ended, or that is to make way
-        for a successor, is seen off; its end brings the key back. 4. Announce every claim (finalizer, status entry) before anything
-        of it exists. 5. Tell the mount pod; one that is being deleted too: it goes when nothing is wanted of it any more.
+        for a successor, is seen off; its end brings the key back. 4. Tell any other, one that is being deleted too: it goes when
+        nothing is wanted of it any more.
         """
         workload = self._view.workload(uuid)
         if workload is None:
@@ -104,17 +122,16 @@ class ExternalVolumeController:
         existing = self._view.mount_pod(uuid)
         wanted = self._wanted(workload, existing)
         if existing is None:
-            return await self._provide(workload, wanted)
+            return await self._provide(workload, wanted) if wanted else self._need_not(workload)
         if existing.finished or self._is_to_make_way(existing, needed=bool(wanted)):
             await self._see_off(existing)
             return DONE
-        announced = await self._announced(wanted)
-        await self._tell(existing, announced)
-        return await self._refresh_credentials(workload, existing) if announced and not existing.metadata.deleting else DONE
+        return await self._serve(workload, existing, wanted)
 
     def _forget(self, uuid: str) -> None:
         self._reporter.solved(uuid)
         self._copied.pop(uuid, None)
+        self._unseen.forget(uuid)
 
     def _wanted(self, workload: Workload, existing: Pod | None) -> tuple[WantedMount, ...]:
         return wanted_mounts(self._view.attachments_of(workload.uuid), self._view.class_map(), reported(existing))
@@ -134,47 +151,63 @@ class ExternalVolumeController:
             log.info("a mount pod was deleted while in use; its successor follows", mount_pod=meta.name)
             await self._annotate(existing, names.RELEASE_ANNOTATION, "successor follows")
 
-    async def _announced(self, wanted: Sequence[WantedMount]) -> tuple[WantedMount, ...]:
-        """Those of `wanted` whose claim holds our finalizer and has an entry for the pod: deleting it waits for us from now on.
+    async def _announced(self, wanted: Sequence[WantedMount], *, before: Sequence[WantedMount]) -> _Announced:
+        """Sees to it that each claim holds our finalizer and has an entry for the pod: deleting it waits for us from now on.
 
-        The others' claims are gone or going, and their events bring the key back. Any other failure is raised: a mount that was
-        told before must not end because its claim cannot be written to just now.
+        Claims that are gone or going are left out; their events bring the key back. One that cannot be written to must not keep
+        the others waiting: its mount stays what it was `before`, and it is tried again.
         """
+        told_before = {mount.key: mount for mount in before}
         kept: list[WantedMount] = []
+        failure: ApiError | None = None
         for mount in wanted:
-            claim = self._view.claims.store.get(mount.claim)
-            if claim is None or claim.metadata.uid != mount.claim_uid:
-                continue
             try:
-                await add_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER)
-                await self._reporter.announce(claim, pod_uid=mount.pod_uid)
+                await self._announce(mount)
+                kept.append(mount)
             except Superseded as why:
                 log.info("claim cannot be announced", claim=mount.claim, why=str(why))
-            else:
-                kept.append(mount)
-        return tuple(kept)
+            except TooManyRequests:
+                raise
+            except ApiError as error:
+                failure = failure or error
+                kept += [told_before[mount.key]] if mount.key in told_before else []
+        return _Announced(tuple(kept), failure)
+
+    async def _announce(self, mount: WantedMount) -> None:
+        claim = self._view.claims.store.get(mount.claim)
+        if claim is None or claim.metadata.uid != mount.claim_uid:
+            raise Superseded(f"claim {mount.claim} went")
+        await add_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER)
+        await self._reporter.announce(claim, pod_uid=mount.pod_uid)
 
     # --- A mount pod where there is none
 
+    def _need_not(self, workload: Workload) -> Result:
+        self._reporter.solved(workload.uuid)
+        return DONE
+
     async def _provide(self, workload: Workload, wanted: Sequence[WantedMount]) -> Result:
-        """1. Kubelet must have published the volume: the root is a mount then. 2. What a dead predecessor left is cleared."""
+        """1. The claims are announced, before anything of them exists. 2. Kubelet must have published the volume: the root is a
+        mount then. 3. What a dead predecessor left is cleared. 4. The mount pod is made."""
         provider_class = self._view.classes.store.get(workload.provider_class)
-        announced = await self._announced(wanted)
-        if not announced or provider_class is None:
-            self._reporter.solved(workload.uuid)
-            return DONE
+        announced = await self._announced(wanted, before=())
+        if not announced.mounts or provider_class is None:
+            return announced.then(DONE)
         root = workload.root(self._installation.state_dir)
         if not self._view.mounts.is_root(root):
-            return RequeueAfter(PUBLISH_RETRY)
+            return announced.then(RequeueAfter(PUBLISH_RETRY))
+        # Before anything else is done for a mount pod that we may have made already.
+        if left := self._unseen.unmet(workload.uuid):
+            return RequeueAfter(left)
         if not await clear_remains(self._view, root, mount_pod=workload.mount_pod, client=self._client):
             return RequeueAfter(CACHE_RETRY)
         try:
-            return await self._create(workload, provider_class, announced)
+            return announced.then(await self._create(workload, provider_class, announced.mounts))
         except Superseded:
             return DONE  # The class is gone or going; its event brings the key back.
 
     async def _create(self, workload: Workload, provider_class: StorageProviderClass, wanted: Sequence[WantedMount]) -> Result:
-        """3. The class is held, its Secret copied. 4. The mount pod comes into being, told already. 5. The copy becomes its own, so
+        """1. The class is held, its Secret copied. 2. The mount pod comes into being, told already. 3. The copy becomes its own, so
         that it goes with it. Raises Superseded if the class went."""
         await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
         found = await self._credentials.of(provider_class)
@@ -188,6 +221,7 @@ class ExternalVolumeController:
             return RequeueAfter(CACHE_RETRY)
         except (Forbidden, Invalid) as error:
             return self._cannot(workload, Problem("MountPodRefused", f"the mount pod cannot be created: {error}"))
+        self._unseen.wrote(workload.uuid, created)
         log.info("mount pod created", mount_pod=workload.mount_pod, mounts=len(wanted))
         await self._apply_secret(workload, original=found.secret, owner=created)
         self._reporter.solved(workload.uuid)
@@ -199,6 +233,13 @@ class ExternalVolumeController:
         return RequeueAfter(PROBLEM_RETRY)
 
     # --- A mount pod that there is
+
+    async def _serve(self, workload: Workload, existing: Pod, wanted: Sequence[WantedMount]) -> Result:
+        announced = await self._announced(wanted, before=told(existing))
+        await self._tell(existing, announced.mounts)
+        if not announced.mounts or existing.metadata.deleting:
+            return announced.then(DONE)
+        return announced.then(await self._refresh_credentials(workload, existing))
 
     async def _tell(self, existing: Pod, wanted: Sequence[WantedMount]) -> None:
         text = encode(wanted)

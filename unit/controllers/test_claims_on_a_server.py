@@ -247,3 +247,30 @@ async def test_an_edit_is_told_as_an_edit_and_a_loss_as_a_loss(world: World) -> 
             world.table.unmount(path)
         await world.until(lambda: world.phase() == Phase.MOUNTING)
     assert {"Mounted", "Remounting", "MountLost"} <= await world.reasons_told("DynamicVolumeClaim")
+
+
+async def test_a_claim_that_cannot_be_written_to_keeps_no_other_waiting(world: World) -> None:
+    async with world.process(lead=False) as process:
+        process.wire.refused = "/dynamicvolumeclaims/bad"
+        await world.add_class()
+        await world.add_pod()
+        await world.add_claim("bad")
+        await world.add_claim()
+        await world.until(world.is_mounted)
+        assert list(world.wanted()) == ["data"]
+        process.wire.refused = ""
+        await world.until(lambda: world.is_mounted(claim="bad"))
+
+
+async def test_a_mount_that_works_stays_while_its_claim_cannot_be_written_to(world: World) -> None:
+    async with world.process(lead=False) as process:
+        await mounted(world)
+        await world.add_claim("other")
+        await world.until(lambda: world.is_mounted(claim="other"))
+        process.wire.refused = "/dynamicvolumeclaims/data"
+        await world.admin.merge_patch(CLAIMS, "data", {"metadata": {"finalizers": []}}, namespace=world.namespace)
+        await world.delete_claim("other")
+        await world.until(lambda: list(world.wanted()) == ["data"])
+        assert world.is_mounted()
+        process.wire.refused = ""
+        await world.until(lambda: (c := world.claim()) and names.CLAIM_FINALIZER in c.metadata.finalizers)

@@ -131,6 +131,7 @@ async def test_a_cache_that_lags_behind_never_makes_a_living_mount_pod_look_dead
         await world.until(lambda: (c := process.view.claims.store.get(f"{world.namespace}/data")) is None or c.metadata.deleting)
         await asyncio.sleep(0.2)
         assert set(world.table.mounts) == living
+        assert [write.rpartition("/")[2] for write in process.wire.writes if write.startswith("POST")] == ["pods"]
         process.wire.flowing.set()
         await world.until(lambda: world.claim() is None and not world.table.mounts)
 

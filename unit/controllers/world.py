@@ -33,7 +33,7 @@ from dynvol.controllers.view import Instruments, NodeView, told
 from dynvol.kube.client import KubeClient
 from dynvol.kube.configuration import connect
 from dynvol.kube.connection import Answer, Connection
-from dynvol.kube.errors import KubeError, NotFound, Unreachable
+from dynvol.kube.errors import KubeError, NotFound, Status, Unreachable, from_status
 from dynvol.kube.events import EventRecorder
 from dynvol.observe.metrics import Metrics
 from dynvol.runtime.informer import Informer
@@ -93,6 +93,8 @@ class Wire:
         self.writes: list[str] = []
         self.reads: list[str] = []
         self.cut = asyncio.Event()
+        self.refused = ""
+        """Writes to paths that contain this fail, as if the server could not store them."""
         self.flowing = asyncio.Event()
         """While it is clear, watches of mount pods say nothing; what happens meanwhile comes afterwards."""
         self.flowing.set()
@@ -113,6 +115,8 @@ class Wire:
         (self.reads if method == "GET" else self.writes).append(f"{method} {path}")
         if method == "GET":
             return await self._inner.call(method, path, **options)
+        if self.refused and self.refused in path:
+            raise from_status(Status(code=500, message="etcdserver: request is too large"), request=f"{method} {path}")
         if len(self.writes) != self._cut_at:
             return await self._inner.call(method, path, **options)
         self.cut.set()
