@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from e2e.cluster.apiserver.resources import Catalog, Resource
 from e2e.cluster.apiserver.selectors import named_by
-from e2e.cluster.apiserver.status import bad_request, no_such_path
+from e2e.cluster.apiserver.status import bad_request, method_not_allowed, no_such_path
 
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "get", "HEAD": "get"}
 
@@ -96,7 +96,8 @@ def _verb(method: str, *, name: str, query: Mapping[str, str]) -> str:
     verb = VERBS.get(method)
     if verb is None:
         raise no_such_path()
-    if verb == "get" and is_true(query.get("watch", "")):
+    # Of a single object, clients watch the collection with a field selector.
+    if verb == "get" and not name and is_true(query.get("watch", "")):
         return "watch"
     if not name:
         return {"get": "list", "delete": "deletecollection"}.get(verb, verb)
@@ -104,8 +105,14 @@ def _verb(method: str, *, name: str, query: Mapping[str, str]) -> str:
 
 
 def _check(resource: Resource, verb: str, *, namespace: str, name: str, subresource: str) -> None:
-    if subresource and resource.subresource(subresource) is None:
-        raise no_such_path()
+    if subresource:
+        part = resource.subresource(subresource)
+        if part is None:
+            raise no_such_path()
+        if verb not in part.verbs:
+            raise method_not_allowed()
+    elif verb not in resource.verbs or (verb == "create" and name) or (verb in ("patch", "update") and not name):
+        raise method_not_allowed()
     if namespace and not resource.namespaced:
         raise no_such_path()
     if resource.namespaced and not namespace and (name or verb in ("create", "deletecollection")):

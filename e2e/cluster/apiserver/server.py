@@ -115,8 +115,7 @@ class Server:
             return await self._answer_path(request, path)
         self.authorizer.check(user, access_to(target))
         call = call_options(user, query, user_agent=request.headers.get("User-Agent", ""))
-        response = await self._answer_resource(request, target, call, query)
-        return response
+        return await self._answer_resource(request, target, call, query)
 
     def _user(self, request: web.Request) -> User:
         user = self._credentials(request)
@@ -269,7 +268,7 @@ class Server:
     async def _watch(self, request: web.Request, target: Target, wanted: Accepted, query: dict[str, str]) -> web.StreamResponse:
         selects = selection(target, query)
         rendering = self._rendering(target, wanted, query)
-        bookmarks = "allowWatchBookmarks" in query
+        bookmarks = is_true(query.get("allowWatchBookmarks", ""))
         with watch.begin(self.store, storage_of(target.resource), target.namespace, query) as start:
             response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"})
             await response.prepare(request)
@@ -304,8 +303,8 @@ class Server:
                 async with asyncio.timeout_at(min(deadline, now + BOOKMARK_EVERY)):
                     change = await start.changes.next()
             except TimeoutError:
-                if bookmarks:
-                    # Nothing is queued, so this watcher has been offered all that it wants up to the present version.
+                # Only a watcher that has been told everything may resume from the present version.
+                if bookmarks and start.changes.is_drained:
                     seen = max(seen, self.store.version)
                     yield rendering.event("BOOKMARK", watch.bookmark(target.resource, seen))
                 continue

@@ -89,6 +89,10 @@ class Subscription:
     def cut(self) -> None:
         self._queue.put_nowait(None)
 
+    @property
+    def is_drained(self) -> bool:
+        return self._queue.empty()
+
     async def next(self) -> Change | None:
         """None when the subscription was cut: the client has to begin anew."""
         return await self._queue.get()

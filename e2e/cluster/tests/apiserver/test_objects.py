@@ -41,6 +41,16 @@ async def test_what_is_not_there_is_not_found(client: Client, core: str) -> None
     assert (await client.get("/apis/no.such.group/v1/things")).status == 404
 
 
+async def test_what_cannot_be_done_is_not_allowed(client: Client, core: str) -> None:
+    (await client.post(f"{core}/pods", pod("p"))).ok()
+    for answer in (
+        await client.delete(f"{core}/pods/p/status"),
+        await client.get("/apis/authorization.k8s.io/v1/subjectaccessreviews"),
+        await client.put(f"{core}/pods", pod("p")),
+    ):
+        assert answer.status == 405
+
+
 async def test_an_update_of_an_old_version_is_a_conflict(client: Client, core: str) -> None:
     first = (await client.post(f"{core}/configmaps", {"metadata": {"name": "a"}})).ok()
     second = (await client.put(f"{core}/configmaps/a", {**first, "data": {"n": "1"}})).ok()
