@@ -138,7 +138,7 @@ class LocalCluster:
         return self.machine(part)
 
     def parts(self) -> dict[str, Process | None]:
-        names = [APISERVER, CONTROLLERS]
+        names = [*([ETCD] if self.has_real_apiserver else []), APISERVER, CONTROLLERS]
         for node in self.nodes:
             names += [node, f"kubelet/{node}"]
         return {name: self.process(name) for name in names}

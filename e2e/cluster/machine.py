@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -25,7 +24,7 @@ from pathlib import Path
 
 from e2e.cluster import mounts
 from e2e.cluster.children import clean_environment
-from e2e.cluster.processes import start_time
+from e2e.cluster.processes import Process, start_time
 
 RESTART_DELAY = 0.5  # seconds before a kubelet that died is started again
 HOLD = "kubelet.hold"  # while this file is there, the kubelet is not started
@@ -39,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     1. A new process-id namespace; the next child is process 1 in it. The other namespaces are for the child to leave: the
        parent must go on seeing the machine's own /proc.
-    2. The parent writes machine.json, by which `down` finds the node, and waits until the child is set up.
+    2. The parent writes machine.json, by which `down` finds the node. Only then the child may begin: should the parent die
+       before, the child ends too, and there is no node that nobody knows of.
+    3. The parent waits until the child is set up.
     """
     parser = argparse.ArgumentParser(prog="python -m e2e.cluster.machine", description=__doc__)
     parser.add_argument("--directory", type=Path, required=True)
@@ -48,14 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     mounts.unshare(mounts.CLONE_NEWPID)
     receive, report = os.pipe()
+    recorded, tell_recorded = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(receive)
-        run(options.directory, options.name, options.kubelet, ready=report)
+        os.close(tell_recorded)
+        if os.read(recorded, 1):
+            run(options.directory, options.name, options.kubelet, ready=report)
         os._exit(0)
     os.close(report)
-    record = {"pid": child, "start": start_time(child)}
-    (options.directory / "machine.json").write_text(json.dumps(record))
+    Process(child, start_time(child)).record(options.directory / "machine.json")
+    os.write(tell_recorded, b"y")
     return 0 if os.read(receive, 16) == b"ready" else 1
 
 
