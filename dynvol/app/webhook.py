@@ -96,6 +96,7 @@ class _WebhookProcess:
         ):
             view, keeper = self._view(client), self._keeper(client)
             self._check(view, keeper)
+            metrics.certificate(lambda: keeper.served.ends.timestamp() if keeper.served else 0.0)
             background = [
                 tasks.create_task(metrics.watch_loop(), name="event-loop-lag"),
                 tasks.create_task(view.class_informer.run(), name="informer-classes"),

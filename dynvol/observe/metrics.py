@@ -56,10 +56,20 @@ class Metrics:
         self.csi: Final = _Csi(registry)
         self._leading = Gauge("leader_election_master_status", "Whether this process leads.", ["name"], registry=registry)
         self._lag = Gauge("dynvol_event_loop_lag_seconds", "How late the event loop came to its last tick.", registry=registry)
+        self._ready = Gauge("dynvol_ready", "Whether the last readiness probe was answered with yes.", registry=registry)
 
     def leading(self, name: str, *, yes: bool) -> None:
         """Implements `dynvol.runtime.metrics.LeaderMetrics`."""
         self._leading.labels(name).set(yes)
+
+    def ready(self, *, yes: bool) -> None:
+        """A readiness probe was answered. Kubelet asks every few seconds; a scrape does not ask, since checks may be slow."""
+        self._ready.set(yes)
+
+    def certificate(self, ends: Callable[[], float]) -> None:
+        """How to read, at a scrape, when the certificate that is served ends: seconds since the epoch, 0 while there is none."""
+        name = "dynvol_certificate_expiry_timestamp_seconds"
+        Gauge(name, "When the served certificate ends; 0: there is none yet.", registry=self._registry).set_function(ends)
 
     def render(self) -> bytes:
         """The exposition text, of type `CONTENT_TYPE`."""
@@ -154,6 +164,9 @@ class _Controllers:
     def workers(self, name: str, *, active: int, limit: int) -> None:
         self._active.labels(name).set(active)
         self._limit.labels(name).set(limit)
+        for counter in (self._errors, self._terminal):
+            # There from the start, at 0: `increase` cannot see a counter's first error if that is also its first sample.
+            counter.labels(name)
 
 
 class _Informers:

@@ -40,13 +40,16 @@ def _application(health: Health, metrics: Metrics) -> web.Application:
     app.router.add_get("/metrics", scrape)
     app.router.add_get("/healthz", _answer("healthz", health.alive))
     app.router.add_get("/livez", _answer("livez", health.alive))
-    app.router.add_get("/readyz", _answer("readyz", health.ready))
+    app.router.add_get("/readyz", _answer("readyz", health.ready, tell=lambda well: metrics.ready(yes=well)))
     return app
 
 
-def _answer(question: str, checks: Checks) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _answer(
+    question: str, checks: Checks, *, tell: Callable[[bool], None] = lambda _: None
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(request: web.Request) -> web.Response:
         report = await checks.report()
+        tell(report.well)
         text = report.text(question, verbose="verbose" in request.query)
         return web.Response(text=f"{text}\n", status=200 if report.well else 503)
 

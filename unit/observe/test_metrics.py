@@ -92,6 +92,12 @@ def test_results_of_reconciliations_are_counted_as_controller_runtime_does(metri
     assert value(metrics, "controller_runtime_max_concurrent_reconciles", controller="claims") == 2
 
 
+def test_a_controllers_errors_are_there_before_the_first(metrics: Metrics) -> None:
+    metrics.controllers.workers("claims", active=0, limit=2)
+    assert value(metrics, "controller_runtime_reconcile_errors_total", controller="claims") == 0
+    assert value(metrics, "controller_runtime_terminal_reconcile_errors_total", controller="claims") == 0
+
+
 def test_requests_are_counted_by_code_and_method_whatever_the_method(metrics: Metrics) -> None:
     metrics.requests.observe(method="GET", code="200", seconds=0.1)
     metrics.requests.observe(method="BREW", code="<error>", seconds=0.1)
@@ -133,6 +139,15 @@ def test_leadership_reviews_and_lists_are_there(metrics: Metrics) -> None:
     assert value(metrics, "leader_election_master_status", name="dynvol-leader") == 0
 
 
+def test_a_certificates_end_is_read_when_it_is_scraped(metrics: Metrics) -> None:
+    ends = [0.0]
+    assert value(metrics, "dynvol_certificate_expiry_timestamp_seconds") is None
+    metrics.certificate(lambda: ends[0])
+    assert value(metrics, "dynvol_certificate_expiry_timestamp_seconds") == 0
+    ends[0] = 1.8e9
+    assert value(metrics, "dynvol_certificate_expiry_timestamp_seconds") == 1.8e9
+
+
 def test_the_process_and_what_it_runs_are_described(metrics: Metrics) -> None:
     found = families(metrics)
     assert {"process_resident_memory_bytes", "python_gc_objects_collected", "python_info"} <= set(found)
@@ -158,6 +173,16 @@ async def test_a_loop_that_is_held_up_shows(metrics: Metrics, monkeypatch: pytes
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watching
+
+
+async def test_the_last_readiness_probe_shows(metrics: Metrics) -> None:
+    health = Health()
+    async with serve("127.0.0.1", 0, health=health, metrics=metrics) as port, aiohttp.ClientSession() as session:
+        for drain, ready in ((False, 1), (True, 0)):
+            if drain:
+                health.drain()
+            async with session.get(f"http://127.0.0.1:{port}/readyz"):
+                assert value(metrics, "dynvol_ready") == ready
 
 
 async def test_prometheus_reads_it_over_http(metrics: Metrics) -> None:
