@@ -7,6 +7,7 @@ The cluster is a local one, started for the session, or any that is named on the
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import secrets
@@ -28,6 +29,11 @@ _numbers = itertools.count(1)
 NOTHING: Mapping[str, str] = {}
 _run = secrets.token_hex(2)
 """Keeps what one run makes apart from what another left, on clusters and S3 servers that stay."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say that no event loop is set: looptime asks the policy before each test, which would make one that no one closes."""
+    asyncio.set_event_loop(None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
