@@ -31,7 +31,7 @@ class Kind(StrEnum):
 
 
 class S3Server:
-    """One server process. `endpoint` is what clients are given; the helpers use the server's own good credentials."""
+    """One server process. `endpoint` is what clients are given; the calls below use the server's own good credentials."""
 
     def __init__(
         self,
