@@ -140,6 +140,16 @@ def test_a_stopped_fuse_client_hangs_no_deletion(mounted: tuple[World, str]) -> 
     assert world.restarts(pod) == 0
 
 
+def test_a_node_can_be_drained_as_administrators_do(mounted: tuple[World, str]) -> None:
+    """`kubectl drain` refuses nodes with pods that nobody would make anew. Only asked: others may be at work on the node."""
+    world, pod = mounted
+    (mount_pod,) = world.mount_pods()
+    node = world.kubectl.get("pod", pod)["spec"]["nodeName"]
+    selector = f"--pod-selector={manifests.GROUP}/mount-pod"
+    said = world.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", selector, "--dry-run=client")
+    assert f"dynvol-system/{mount_pod}" in said
+
+
 def node_process_is_back(world: World) -> None:
     """Or another in its place, so that no test waits for kubelet's back-off, which grows with every kill."""
     system = world.kubectl.within("dynvol-system")

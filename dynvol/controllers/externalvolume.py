@@ -214,7 +214,13 @@ class ExternalVolumeController:
         if found.secret is None:
             return self._cannot(workload, found.problem)
         await self._apply_secret(workload, original=found.secret, owner=None)
-        manifest = mount_pod(workload, provider_class=provider_class, wanted=wanted, installation=self._installation)
+        manifest = mount_pod(
+            workload,
+            provider_class=provider_class,
+            wanted=wanted,
+            installation=self._installation,
+            node=self._view.own_node(),
+        )
         try:
             created = await self._client.create(PODS, manifest, namespace=self._installation.namespace)
         except AlreadyExists:

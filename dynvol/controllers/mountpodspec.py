@@ -12,8 +12,9 @@ from typing import Any
 
 from dynvol.api import names
 from dynvol.api.claim import digest
-from dynvol.api.core import Pod, Secret
+from dynvol.api.core import Node, Pod, Secret
 from dynvol.api.identity import Workload, label_value
+from dynvol.api.meta import ObjectMeta
 from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
 
@@ -35,9 +36,18 @@ class Installation:
 
 
 def mount_pod(
-    workload: Workload, *, provider_class: StorageProviderClass, wanted: Sequence[WantedMount], installation: Installation
+    workload: Workload,
+    *,
+    provider_class: StorageProviderClass,
+    wanted: Sequence[WantedMount],
+    installation: Installation,
+    node: Node | None,
 ) -> Manifest:
-    """The mount pod of `workload`, already told what to mount."""
+    """The mount pod of `workload`, already told what to mount.
+
+    Its node owns it, as one owns its static pods: `kubectl drain` refuses a node with a pod that has no controller, and a node that
+    is removed takes it along. `node` is None while it is not known.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -46,6 +56,7 @@ def mount_pod(
             "namespace": installation.namespace,
             "labels": labels(workload),
             "annotations": {names.WORKLOAD_ANNOTATION: workload.annotation, names.WANTED_ANNOTATION: encode(wanted)},
+            **({"ownerReferences": [{**_owner_reference("Node", node.metadata), "controller": True}]} if node else {}),
         },
         "spec": {
             "serviceAccountName": installation.service_account,
@@ -134,15 +145,15 @@ def secret_copy(workload: Workload, *, original: Secret, namespace: str, owner: 
             "namespace": namespace,
             "labels": labels(workload),
             "annotations": {CREDENTIALS_DIGEST: credentials_digest(original)},
-            **({"ownerReferences": [_owner_reference(owner)]} if owner else {}),
+            **({"ownerReferences": [_owner_reference("Pod", owner.metadata)]} if owner else {}),
         },
         "type": "Opaque",
         "data": data,
     }
 
 
-def _owner_reference(pod: Pod) -> Manifest:
-    return {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
+def _owner_reference(kind: str, owner: ObjectMeta) -> Manifest:
+    return {"apiVersion": "v1", "kind": kind, "name": owner.name, "uid": owner.uid}
 
 
 def credentials_digest(original: Secret) -> str:

@@ -176,8 +176,11 @@ class NodeView:
         """Whether exactly this mount, not another, is in the mount table of this node."""
         return self.mounts.source_at(root / wanted.path) == wanted.source
 
+    def own_node(self) -> Node | None:
+        return self.nodes.store.get(self.node)
+
     def draining(self) -> bool:
-        node = self.nodes.store.get(self.node)
+        node = self.own_node()
         return node is not None and node.spec.unschedulable
 
 
