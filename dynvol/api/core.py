@@ -114,8 +114,14 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return f"Secret({self.metadata.key}, keys={sorted(self.data)})"
 
 
+class Taint(Projection, frozen=True):
+    key: str = ""
+    effect: str = ""
+
+
 class NodeSpec(Projection, frozen=True):
     unschedulable: bool = False
+    taints: tuple[Taint, ...] = ()
 
 
 class Node(Projection, frozen=True):

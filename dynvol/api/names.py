@@ -65,6 +65,10 @@ RELEASE_ANNOTATION: Final = f"{GROUP}/release"
 ANNOTATION_LIMIT: Final = 256 * 1024
 """Bytes that all annotations of one object may take, keys and values together (apimachinery TotalAnnotationSizeLimitB)."""
 
+# --- On a node.
+STARTUP_TAINT: Final = f"{GROUP}/agent-not-ready"
+"""Put on by whoever makes nodes, with any effect; taken off by the node process when pods can be served there."""
+
 # --- Paths.
 STATE_DIR: Final = "/var/lib/dynamic"
 KUBELET_DIR: Final = "/var/lib/kubelet"

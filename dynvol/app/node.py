@@ -27,6 +27,7 @@ from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.nodemounts import KernelMounts
 from dynvol.controllers.providerclass import ProviderClassController
+from dynvol.controllers.startuptaint import StartupTaintController
 from dynvol.controllers.view import Instruments, NodeView
 from dynvol.csi.kernel import KernelTargets
 from dynvol.csi.requests import Node as NodeIdentity
@@ -162,8 +163,10 @@ class _NodeProcess:
             view, client=client, installation=installation, reporter=reporter, instruments=instruments
         )
         mount_pods = MountPodController(view, client=client, instruments=instruments)
+        taint = StartupTaintController(view, client=client, readiness=self._health.ready.report, instruments=instruments)
         self._metrics.mounts.states(mounts=reporter.phases, mount_pods=lambda: len(view.mount_pods.store))
-        for name, work in (("claim-report", reporter), ("external-volume", volumes), ("mount-pod", mount_pods)):
+        running = (("claim-report", reporter), ("external-volume", volumes), ("mount-pod", mount_pods), ("startup-taint", taint))
+        for name, work in running:
             tasks.create_task(work.run(), name=name)
 
     # --- The leader

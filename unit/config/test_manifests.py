@@ -161,6 +161,12 @@ def test_the_policy_of_mount_pods_names_their_account_and_their_annotation() -> 
     assert one("default", "ServiceAccount", account)
 
 
+def test_the_policy_of_node_processes_names_their_account_and_the_startup_taint() -> None:
+    policy = (CONFIG / "rbac" / "node-policy.yaml").read_text()
+    assert f"system:serviceaccount:{names.NAMESPACE}:{workload(*NODE)['serviceAccountName']}'" in policy
+    assert names.STARTUP_TAINT in policy
+
+
 Right = tuple[str, str, str, str]
 """Role, scope, resource, verb."""
 

@@ -6,11 +6,14 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 import yaml
 
 from dynvol.api import names
+from dynvol.api.core import Node
+from dynvol.controllers.startuptaint import removal
 from unit.apiservers import CONFIG, KINDS, Kubectl, apiserver, eventually, needs_kubectl
 
 from .bad_inputs import ACCEPTED, CLASSES_REFUSED, REFUSED
@@ -83,6 +86,11 @@ async def test_explain_reads_well(kubectl: Kubectl) -> None:
     assert "Example: /data" in said
 
 
+def told(kubectl: Kubectl, words: str, said: str) -> bool:
+    """Whether kubectl passed on a policy's words. It does where the answer lists them as causes, as the real server's does."""
+    return words in said or (not kubectl.real and "invalid" in said)
+
+
 class MountPod:
     """What the pod `mine` may do with its token. There is another, `other`."""
 
@@ -99,7 +107,7 @@ class MountPod:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def mount_pod(kubectl: Kubectl) -> MountPod:
     if not kubectl.real:
-        pytest.skip("the project's own API server keeps admission policies and does not enforce them")
+        pytest.skip("the project's own API server lists no causes, from which kubectl takes a policy's words")
     for name in ("mine", "other"):
         metadata = {"name": name, "namespace": names.NAMESPACE, "annotations": {names.WANTED_ANNOTATION: "[]"}}
         spec = {"serviceAccountName": "dynvol-mount", "containers": [{"name": "mounter", "image": "x"}]}
@@ -112,6 +120,65 @@ async def mount_pod(kubectl: Kubectl) -> MountPod:
 
     await eventually(held)
     return mount_pod
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def node_process(kubectl: Kubectl) -> Kubectl:
+    """Speaks as the node process of the node `mine`; there is another node, and both have the startup taint."""
+    taints = [{"key": "other", "effect": "NoSchedule"}, {"key": names.STARTUP_TAINT, "effect": "NoExecute"}]
+    for name in ("mine", "other"):
+        await kubectl.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"taints": taints}})
+    metadata = {"name": "node-process", "namespace": names.NAMESPACE}
+    spec = {"serviceAccountName": "dynvol-node", "nodeName": "mine", "containers": [{"name": "node", "image": "x"}]}
+    await kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    account = await kubectl.account("dynvol-node", namespace=names.NAMESPACE, pod="node-process")
+
+    async def held() -> bool:
+        return (await patched(account, "other", {"metadata": {"labels": {"held": "no"}}}))[0] != 0
+
+    await eventually(held)
+    return account
+
+
+async def patched(account: Kubectl, node: str, patch: dict[str, Any]) -> tuple[int, str]:
+    return await account("patch", "node", node, "--type=merge", f"--patch={json.dumps(patch)}")
+
+
+LEFT = [{"key": "other", "effect": "NoSchedule"}]
+
+
+async def test_a_node_process_takes_no_startup_taint_off_another_node(node_process: Kubectl) -> None:
+    status, said = await patched(node_process, "other", {"spec": {"taints": LEFT}})
+    assert status != 0
+    assert told(node_process, "may patch no node but its own", said)
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"spec": {"taints": []}},
+        {"spec": {"taints": [*LEFT, {"key": "new", "effect": "NoExecute"}]}},
+        {"spec": {"taints": LEFT, "unschedulable": True}},
+        {"spec": {"taints": LEFT}, "metadata": {"labels": {"a": "b"}}},
+        {"spec": {"taints": LEFT}, "metadata": {"annotations": {"a": "b"}}},
+        {"spec": {"taints": LEFT}, "metadata": {"finalizers": ["a.b/c"]}},
+        {"spec": {"taints": LEFT, "providerID": "x://y"}},
+    ],
+    ids=lambda p: json.dumps(p)[:60],
+)
+async def test_a_node_process_changes_nothing_else_of_its_node(node_process: Kubectl, patch: dict[str, Any]) -> None:
+    status, said = await patched(node_process, "mine", patch)
+    assert status != 0
+    assert told(node_process, "a node process may change no", said)
+
+
+async def test_a_node_process_takes_the_startup_taint_off_its_node(kubectl: Kubectl, node_process: Kubectl) -> None:
+    """The real server has put on one of its own, which stays as well."""
+    before = msgspec.convert(await kubectl.json("get", "node", "mine"), Node)
+    status, said = await node_process("patch", "node", "mine", "--type=json", f"--patch={json.dumps(removal(before))}")
+    assert status == 0, said
+    after = msgspec.convert(await kubectl.json("get", "node", "mine"), Node)
+    assert after.spec.taints == tuple(t for t in before.spec.taints if t.key != names.STARTUP_TAINT)
 
 
 REPORT = f"{names.REPORT_ANNOTATION}=[]"
@@ -173,7 +240,10 @@ async def test_a_mount_pod_changes_nothing_else_of_itself(mount_pod: MountPod, p
         ("dynvol-node", "create pods -n dynvol-system", True),
         ("dynvol-node", "create pods -n default", False),
         ("dynvol-node", "delete pods -n default", False),
-        ("dynvol-node", "patch nodes", False),
+        ("dynvol-node", "patch nodes", True),
+        ("dynvol-node", "update nodes", False),
+        ("dynvol-node", "patch nodes --subresource=status", False),
+        ("dynvol-node", "delete nodes", False),
         ("dynvol-node", "patch dynamicvolumeclaims --subresource=status -n default", True),
         ("dynvol-node", "delete dynamicvolumeclaims -n default", False),
         ("dynvol-node", "patch leases/dynvol-leader -n dynvol-system", True),
