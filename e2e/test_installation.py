@@ -9,17 +9,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from e2e import manifests
 from e2e.conftest import World
 from e2e.kubectl import Kubectl, clean_environment, eventually
-from e2e.manifests import GROUP
+from e2e.manifests import GROUP, ROOT
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = PROJECT / "config" / "default"
 SYSTEM = "dynvol-system"
+STARTUP_TAINT = f"{GROUP}/agent-not-ready"
 WORKLOADS = ("daemonset/dynvol-node", "deployment/dynvol-webhook")
 
 
@@ -31,8 +33,13 @@ def installed(world: World) -> Iterator[str]:
     yield manifest
     install(kubectl, manifest)
     # Classes went with their definition; what every test takes down has to be there.
-    name, secret_namespace = world.provider_class, world.namespace
-    kubectl.apply(manifests.provider_class(name, secret="s3", secret_namespace=secret_namespace))
+    provide_class(world)
+
+
+def provide_class(world: World) -> None:
+    name = world.provider_class
+    provided = manifests.provider_class(name, secret="s3", secret_namespace=world.namespace, mount_memory_limit="128Mi")
+    eventually(lambda: world.ground.kubectl.apply(provided))
 
 
 def as_installed(kubectl: Kubectl) -> str:
@@ -123,3 +130,92 @@ def test_a_removal_in_the_wrong_order_is_mended_by_uninstalling(world: World, in
     assert remains(world.ground.kubectl) == []
     assert not world.ground.mounts("/data")
     assert world.restarts(pod) == 0
+
+
+def test_nodes_that_wait_for_the_driver_are_opened_by_it(world: World, installed: str) -> None:
+    kubectl = world.ground.kubectl
+    assert uninstall(kubectl).returncode == 0
+    kubectl("taint", "nodes", "--all", f"{STARTUP_TAINT}=:NoSchedule")
+    # The webhook's pods do not tolerate it, so they have to wait as well.
+    install(kubectl, installed)
+    assert all(STARTUP_TAINT not in keys for keys in taints(kubectl).values())
+    provide_class(world)
+    mounted_pod(world)
+
+
+def test_the_startup_taint_goes_whenever_it_comes(world: World) -> None:
+    kubectl = world.ground.kubectl
+    (node, *_) = taints(kubectl)
+    kubectl("taint", "node", node, f"{STARTUP_TAINT}=:NoSchedule", "another=:PreferNoSchedule")
+    try:
+        world.settles(lambda: STARTUP_TAINT not in taints(kubectl)[node], what="the startup taint is gone")
+        assert "another" in taints(kubectl)[node]
+    finally:
+        kubectl("taint", "node", node, "another-")
+
+
+def taints(kubectl: Kubectl) -> dict[str, list[str]]:
+    """Node → the keys of its taints."""
+    found = kubectl.list("nodes")
+    return {node["metadata"]["name"]: [taint["key"] for taint in node["spec"].get("taints", [])] for node in found}
+
+
+BUSY = f"""
+until [ -e {ROOT}/data/readme ]; do sleep 0.1; done
+round=0
+while :; do
+    round=$((round + 1))
+    file={ROOT}/data/file-$((round % 5))
+    echo $round > $file && [ "$(cat $file)" = $round ] && [ "$(cat {ROOT}/data/readme)" = hello ] || echo FAILED in round $round
+    echo $round
+    sleep 0.1
+done
+"""
+"""Writes a file, reads it back, reads another, and says how it went, all the time."""
+
+
+def test_an_upgrade_is_not_noticed_by_a_pod_that_reads_and_writes(world: World) -> None:
+    system = world.kubectl.within(SYSTEM)
+    (pod,) = world.deploy(spec=manifests.pod_spec(command=["sh", "-c", BUSY]))
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    await_rounds(world, pod)
+    (mount_pod,) = world.mount_pods()
+    before, processes = identity(system.get("pod", mount_pod)), uids(system)
+
+    for what in WORKLOADS:
+        system("rollout", "restart", what)
+        world.settles(lambda what=what: rolled_out(world.ground.kubectl, what), within=90)  # type: ignore[misc]
+        await_rounds(world, pod)
+    world.ground.kubectl("apply", "-k", str(PROJECT / "config" / "crd"))
+    await_rounds(world, pod)
+
+    world.settles(lambda: not uids(system) & processes, what="all processes are new")
+    assert identity(system.get("pod", mount_pod)) == before
+    world.kubectl.apply(world.claim("more", world.bucket("more", readme="more"), mountpoint="/more"))
+    world.ready("more")
+    assert world.read(pod, "/more/readme") == "more"
+    assert identity(system.get("pod", mount_pod)) == before, "the mount pod of the old process serves the new one"
+    assert "FAILED" not in world.kubectl("logs", pod)
+    assert world.restarts(pod) == 0
+
+
+def await_rounds(world: World, pod: str, *, count: int = 5) -> None:
+    """Until the pod has done so many more."""
+
+    def done() -> int:
+        return len(world.kubectl("logs", pod).splitlines())
+
+    goal = done() + count
+    world.settles(lambda: done() >= goal, what="the pod goes on reading and writing")
+
+
+def identity(pod: dict[str, Any]) -> tuple[str, int]:
+    """Uid, and how often its container was restarted."""
+    return pod["metadata"]["uid"], sum(s["restartCount"] for s in pod["status"]["containerStatuses"])
+
+
+def uids(system: Kubectl) -> set[str]:
+    """Of the pods of node processes and webhook."""
+    found = system.list("pods", "--selector=app.kubernetes.io/name=dynvol,app.kubernetes.io/component in (node, webhook)")
+    return {pod["metadata"]["uid"] for pod in found}
