@@ -2,7 +2,7 @@
 
 Started by kubelet, and ended by it: on SIGTERM it goes on serving until nothing is wanted any more, it is released, or the
 grace period is nearly over; then it flushes, unmounts and leaves with 0. It never leaves with 0 unasked, so that kubelet
-starts it again.
+starts it again; unless its pod is no more, when it makes way for a successor, and touches nothing that may be that one's.
 """
 
 from __future__ import annotations
@@ -73,10 +73,11 @@ async def serve(settings: Settings) -> None:
                     tasks.create_task(feed.follow(), name="follow the pod"),
                     tasks.create_task(feed.report(), name="report"),
                 )
-                await asked.wait()
+                await _any(asked, feed.superseded)
                 end = loop.time() + settings.grace - _LAST_REPORT - _LAST_KILL
                 await _until_dispensable(engine, feed, within=settings.grace - settings.reserve)
-                await engine.close(within=end - loop.time())
+                leave = engine.yield_ if feed.superseded.is_set() else engine.close
+                await leave(within=end - loop.time())
                 for task in talking:
                     task.cancel()
                 with contextlib.suppress(TimeoutError, PodApiProblem, http.HttpProblem, OSError):
@@ -88,9 +89,20 @@ async def serve(settings: Settings) -> None:
 async def _until_dispensable(engine: Engine, feed: Feed, *, within: float) -> None:
     """A drained node ends the mount pod before the pods that use it: serve them as long as there is time."""
     _log.info("asked to leave; serving until nothing is wanted", at_most_seconds=within)
-    waits = [asyncio.create_task(feed.released.wait(), name="released"), asyncio.create_task(engine.until_idle(), name="idle")]
+    idle = asyncio.create_task(engine.until_idle(), name="idle")
+    dispensable = asyncio.create_task(_any(feed.released, feed.superseded), name="released or superseded")
     try:
-        await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((idle, dispensable), timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        idle.cancel()
+        dispensable.cancel()
+
+
+async def _any(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waits = [asyncio.create_task(event.wait(), name="event") for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in waits:
             task.cancel()

@@ -48,6 +48,7 @@ class Engine:
         self._failures: dict[str, Finding] = {}
         self._reported: dict[str, MountReport] = {}
         self._closing = False
+        self._yielded = False
         self._wake: Final = asyncio.Event()
         self._news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.version = 0
@@ -122,6 +123,11 @@ class Engine:
         except TimeoutError:
             for session in self._sessions.values():
                 session.give_up()
+
+    async def yield_(self, *, within: float) -> None:
+        """Like `close`, but what shows below the root is left to a successor: only our own clients end, once they have flushed."""
+        self._yielded = True
+        await self.close(within=within)
 
     async def until_idle(self) -> None:
         version = self.version
@@ -230,6 +236,8 @@ class Engine:
     # --- what it sees
 
     def _shown(self) -> dict[str, list[Shown]]:
+        if self._yielded:
+            return {}
         table = self._tools.watcher.table
         found = stage.ours(table, self._tools.stage)
         return {path: [Shown(m.source, m.device) for m in stack] for path, stack in found.items()}

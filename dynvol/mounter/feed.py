@@ -26,10 +26,13 @@ _LAST_PAUSE: Final = 15.0
 _SETTLE: Final = 0.02
 """Seconds to wait for more after a change: a client that starts quickly is then one report, not two."""
 _REPORTS_PER_SECOND: Final = 5
+_GONE_FOR_GOOD: Final = 2
+"""How often in a row the API must say that the own pod is gone before it is believed."""
 
 
 class Feed:
-    """Two endless loops. `released` is set when the pod is told to leave without waiting."""
+    """Two endless loops. `released` is set when the pod is told to leave without waiting; `superseded` when it is no more, though
+    this process still runs (it was deleted by force): whatever is mounted from now on is a successor's affair."""
 
     def __init__(self, api: PodApi, engine: Engine) -> None:
         self._api = api
@@ -43,14 +46,16 @@ class Feed:
         self.told: Final = asyncio.Event()
         """Set once the first list of wanted mounts was seen."""
         self.released: Final = asyncio.Event()
+        self.superseded: Final = asyncio.Event()
 
     async def follow(self) -> None:
         """Read the pod, watch it, and start over when the watch ends or breaks. Never without a pause: a server may end watches
         as soon as they begin."""
-        pause = _FIRST_PAUSE
+        pause, absences = _FIRST_PAUSE, 0
         while True:
             try:
                 pod, version = await self._api.read()
+                absences = 0
                 self._take(pod)
                 async with contextlib.aclosing(self._api.watch(version)) as changes:
                     async for changed in changes:
@@ -58,6 +63,10 @@ class Feed:
                         self._take(changed)
             except Expired:
                 _log.debug("the watch's version expired")
+            except PodGone as problem:
+                absences += 1
+                if absences >= _GONE_FOR_GOOD:
+                    self._supersede(str(problem))
             except (PodApiProblem, http.HttpProblem, OSError) as problem:
                 _log.warning("cannot follow the own pod", error=str(problem), retry_seconds=pause)
             await asyncio.sleep(pause)
@@ -99,6 +108,7 @@ class Feed:
         """A pod of another uid is a successor of the same name, whose wishes are not for us."""
         metadata = pod.metadata
         if self._uid and metadata.uid != self._uid:
+            self._supersede("another pod of the same name took its place")
             return
         if not self._uid:
             self._uid = metadata.uid
@@ -108,6 +118,12 @@ class Feed:
         text = metadata.annotations.get(names.WANTED_ANNOTATION, "")
         if text != self._wanted:
             self._tell_engine(text)
+
+    def _supersede(self, why: str) -> None:
+        """Only a pod that was there can be gone: at the start, the API may just not know it yet."""
+        if self._uid and not self.superseded.is_set():
+            _log.warning("the own pod is no more", why=why)
+            self.superseded.set()
 
     def _tell_engine(self, text: str) -> None:
         self._wanted = text

@@ -141,6 +141,27 @@ async def test_a_successor_of_the_same_name_is_not_written_to(scene: Scene) -> N
     assert [r.claim_uid for r in scene.engine.reports()] == ["a"]
 
 
+async def test_a_successor_of_the_same_name_supersedes(scene: Scene) -> None:
+    await scene.api.want(impossible("a"))
+    await scene.api.until_reported("Failed")
+    assert not scene.feed.superseded.is_set()
+    scene.api.uid = "another"
+    await scene.api.annotate("any", "change")
+    async with asyncio.timeout(10):
+        await scene.feed.superseded.wait()
+
+
+async def test_an_api_that_is_away_supersedes_no_one(scene: Scene) -> None:
+    await scene.api.want(impossible("a"))
+    await scene.api.until_reported("Failed")
+    await scene.api.go_away()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.5):
+            await scene.feed.superseded.wait()
+    assert not scene.feed.superseded.is_set()
+    await scene.api.come_back()
+
+
 async def test_being_released_is_noticed(scene: Scene) -> None:
     await scene.api.annotate(names.RELEASE_ANNOTATION, "successor follows")
     async with asyncio.timeout(10):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dynvol.api import names
-from dynvol.mount import mountinfo
+from dynvol.mount import mountinfo, syscalls
 from dynvol.mounter.stage import Stage
 
 from .fake_api import NAME, NAMESPACE, FakeApi
@@ -109,6 +109,24 @@ def test_released_it_does_not_stay_for_the_sake_of_open_files(playground: str) -
             assert await ended(process, within=15) == 0
             with pytest.raises(OSError, match="not connected"):
                 file.close()
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_superseded_it_flushes_and_leaves_without_touching_what_shows(playground: str) -> None:
+    async def story(scene: Scene) -> None:
+        with scene.mounter() as process:
+            await scene.api.want(wanted(scene.storage, mounter="rclone"))
+            await scene.api.until_reported("Mounted")
+            await in_thread(lambda: scene.hello.with_name("new").write_text("text"))
+            shown = str(scene.hello.parent)
+            scene.api.uid = "a successor"
+            await scene.api.annotate("any", "change")
+            assert await ended(process) == 0
+            assert (scene.storage.directory / "bucket-a/new").read_text() == "text"
+            assert mountinfo.read().at(shown) is not None
+            syscalls.unmount(shown, lazily=True)
 
     play(playground, story)
 
