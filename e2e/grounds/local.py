@@ -77,7 +77,7 @@ def local_cluster(state: Path, *, nodes: int = 1) -> Iterator[LocalCluster]:
     """For tests that are not asynchronous themselves. Whatever happens, the cluster is down afterwards."""
     cluster = LocalCluster(state, nodes=nodes)
     try:
-        asyncio.run(cluster.up())
+        asyncio.run(cluster.up(guarded=True))
         yield cluster
     finally:
         asyncio.run(cluster.down())

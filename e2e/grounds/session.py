@@ -23,7 +23,8 @@ ACCESS, KEY = "suite-access-key", "suite-secret-key-which-is-long"
 @contextmanager
 def local_ground(state: Path) -> Iterator[LocalGround]:
     """The local cluster, an S3 server that checks signatures, and `kubectl apply -k config/default`."""
-    with local_cluster(state / "cluster") as cluster, s3_server(state / "s3") as store:
+    # The S3 server's folder lies in the cluster's, so that whatever takes the cluster down ends the server too.
+    with local_cluster(state / "cluster") as cluster, s3_server(state / "cluster" / "s3") as store:
         kubectl = Kubectl(cluster.kubeconfig)
         install(kubectl)
         yield LocalGround(cluster, kubectl, store)
