@@ -36,6 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     asyncio.set_event_loop(None)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A cluster that is given is one for all: tests that take dynvol away from it cannot run beside others."""
+    if config.option.kubeconfig:
+        config.option.numprocesses = 0
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cluster", "where the end-to-end tests run; without these, on a local cluster that they start")
     group.addoption("--kubeconfig", type=Path, help="of a cluster, whose administrator it must name")
