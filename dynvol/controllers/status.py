@@ -23,6 +23,8 @@ from dynvol.api.providerclass import ClassStatus, StorageProviderClass
 from .desired import Attachment, path_in_container
 
 _HARMLESS_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+_ORDINARY_STEPS: Final = frozenset({"", "MountPodCreating", "MountPodStarting", "Requested", "NotInMountTable"})
+"""Reasons of mounts on their way that a claim's condition does not tell: they are gone before anyone reads them."""
 _NAMED_IN_MESSAGES: Final = 3
 """How many pods a condition's message names before it says how many more there are."""
 
@@ -150,7 +152,8 @@ def claim_status(
     generation = claim.metadata.generation
     current = [e for e in mounted if e.observed_generation == generation]
     accepted = _accepted(claim, classes, failed)
-    ready = _ready(claim, desired=len(desired), current=len(current), failed=failed)
+    waiting = [e for e in entries if e.phase in (Phase.PENDING, Phase.MOUNTING) and e.reason not in _ORDINARY_STEPS]
+    ready = _ready(claim, desired=len(desired), current=len(current), failed=failed, waiting=waiting)
     conditions = [
         Condition(type=t, status=s, reason=r, message=m, observed_generation=generation) for t, s, r, m in (accepted, ready)
     ]
@@ -183,17 +186,21 @@ def _accepted(claim: DynamicVolumeClaim, classes: Mapping[str, StorageProviderCl
     return ("Accepted", "True", "Accepted", "")
 
 
-def _ready(claim: DynamicVolumeClaim, *, desired: int, current: int, failed: Sequence[PodMount]) -> _Verdict:
+def _ready(
+    claim: DynamicVolumeClaim, *, desired: int, current: int, failed: Sequence[PodMount], waiting: Sequence[PodMount]
+) -> _Verdict:
+    """`waiting` are mounts that are on their way, but not in the ordinary one."""
     if claim.metadata.deleting:
-        waiting = ", ".join(e.pod for e in claim.status.pods[:_NAMED_IN_MESSAGES])
-        return ("Ready", "False", "Terminating", f"waiting until these pods have lost the mount: {waiting}" if waiting else "")
+        pods = ", ".join(e.pod for e in claim.status.pods[:_NAMED_IN_MESSAGES])
+        return ("Ready", "False", "Terminating", f"waiting until these pods have lost the mount: {pods}" if pods else "")
     if not desired:
         return ("Ready", "False", "NoMatchingPods", "no pod with a dynamic volume of this provider matches the selector")
     if failed:
         (reason, _), *_ = Counter(e.reason for e in failed).most_common(1)
         return ("Ready", "False", reason or "Failed", _told(failed))
     if current < desired:
-        return ("Ready", "False", "Progressing", f"{current} of {desired} pods have the mount as specified")
+        why = f"; {_told(waiting)}" if waiting else ""
+        return ("Ready", "False", "Progressing", f"{current} of {desired} pods have the mount as specified{why}")
     return ("Ready", "True", "Mounted", f"{current} of {desired} pods have the mount")
 
 

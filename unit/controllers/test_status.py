@@ -119,6 +119,14 @@ def test_a_failure_shows_its_reason_and_names_a_pod() -> None:
     assert "pod b: the key was refused" in conditions["Ready"].message
 
 
+def test_what_holds_up_a_mount_is_told_while_it_is_not_a_failure_yet() -> None:
+    slow = entry("a", Phase.MOUNTING, reason="EndpointTimeout", message="it does not answer")
+    usual = entry("b", Phase.PENDING, reason="MountPodStarting", message="mount pod x is starting")
+    _, conditions = summed(claim(pods=(slow, usual)), pod("a"), pod("b"))
+    assert conditions["Ready"].reason == "Progressing"
+    assert conditions["Ready"].message == "0 of 2 pods have the mount as specified; pod a: it does not answer"
+
+
 def test_a_conflict_shows_in_both_conditions() -> None:
     lost = entry("a", Phase.CONFLICT, reason="MountpointConflict", message="overlaps the older claim first")
     _, conditions = summed(claim(pods=(lost,)), pod("a"))
