@@ -48,7 +48,7 @@ class Timing(msgspec.Struct, frozen=True):
     last_retry: float = 30.0
     lasting_retry: float = 5.0
     """First pause where someone has to act before it can work."""
-    stable: float = 60.0
+    stable: float = 10.0
     """A client that served this long starts with quick retries again."""
     patience: float = 2.0
     """How long a plain unmount is tried before files that are open make it a lazy one."""
