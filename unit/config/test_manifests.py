@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from typing import Any
 
@@ -197,6 +198,55 @@ def test_every_right_has_its_reason_in_the_readme_and_the_readme_names_no_other(
 
 def _readme() -> str:
     return (CONFIG / "README.md").read_text()
+
+
+PARSERS: dict[str, argparse.ArgumentParser] = next(
+    a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)
+).choices
+EVERY_PROCESS = {"--log-level", "--log-format", "--help", "-h"}
+
+
+@pytest.mark.parametrize("process", ["node", "webhook", "mounter"])
+def test_the_readme_lists_the_flags_of_a_process_and_no_others(process: str) -> None:
+    flags = {option for action in PARSERS[process]._actions for option in action.option_strings}
+    assert set(_documented(f"### `dynvol {process}`")) == flags - EVERY_PROCESS
+    assert set(_documented("### Every process")) < flags
+
+
+@pytest.mark.parametrize("process", ["node", "webhook", "mounter"])
+def test_the_readme_says_what_flags_default_to(process: str) -> None:
+    documented = _documented(f"### `dynvol {process}`") | _documented("### Every process")
+    for action in PARSERS[process]._actions:
+        for option in set(action.option_strings) & set(documented):
+            if action.required:
+                assert documented[option] == "required"
+            elif action.default:
+                assert documented[option] == f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
+
+
+def _documented(heading: str) -> dict[str, str]:
+    """Flag → default, of the table below a heading."""
+    section = _readme().partition(f"\n{heading}\n")[2].partition("\n#")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| `--")]
+    return {flag: row[-1].strip("`") for row in rows for flag in re.findall(r"`(--[a-z-]+)`", row[0])}
+
+
+def _users_table(heading: str) -> set[str]:
+    """What stands in the first column of a table in the project's README."""
+    text = (CONFIG.parent / "README.md").read_text()
+    section = text.partition(f"\n### {heading}")[2].partition("\n#")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {key for row in rows for key in re.findall(r"`([a-z-]+)`", row)}
+
+
+def test_the_readme_lists_the_parameters_of_a_class_and_no_others() -> None:
+    known = {value for name, value in vars(names).items() if name.endswith("_PARAMETER")}
+    assert {f"{names.GROUP}/{key}" for key in _users_table("Parameters of a class")} == known
+
+
+def test_the_readme_lists_the_annotations_of_a_pod_and_no_others() -> None:
+    known = {names.CLASS_ANNOTATION, names.ROOT_ANNOTATION, names.POLICY_ANNOTATION, names.CONTAINERS_ANNOTATION, names.INJECT}
+    assert {f"{names.GROUP}/{key}" for key in _users_table("Annotations of a pod")} == known
 
 
 def test_no_right_is_a_wildcard() -> None:
