@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 import yaml
 
 from e2e.grounds.envtest import free_ports
-from e2e.kubectl import eventually
+from e2e.kubectl import clean_environment, eventually
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "config" / "prometheus"
 START_DEADLINE: Final = 30.0
@@ -98,7 +98,9 @@ def _discovered(pod: Manifest, port: Manifest) -> Manifest:
 
 def check(*arguments: str) -> str:
     """Runs promtool. Raises AssertionError with what it said."""
-    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False, env={})
+    done = subprocess.run(
+        ["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False, env=clean_environment()
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -133,8 +135,12 @@ class Prometheus:
     def rules(self) -> list[Manifest]:
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
+    def active(self) -> list[Manifest]:
+        """Alerts that fire, and those that would if what they say lasted."""
+        return cast("list[Manifest]", self._get("alerts")["alerts"])
+
     def firing(self, alert: str) -> list[Manifest]:
-        return [a for a in self._get("alerts")["alerts"] if a["labels"]["alertname"] == alert and a["state"] == "firing"]
+        return [a for a in self.active() if a["labels"]["alertname"] == alert and a["state"] == "firing"]
 
     def is_ready(self) -> bool:
         try:
@@ -162,6 +168,9 @@ def prometheus(folder: Path, *, scrape: Manifest, rules: Manifest) -> Iterator[P
     (port,) = free_ports(1)
     server = Prometheus(f"http://127.0.0.1:{port}")
     command = [
+        # Should the suite be killed, so is the server.
+        "setpriv",
+        "--pdeathsig=TERM",
         "prometheus",
         f"--config.file={config}",
         f"--storage.tsdb.path={folder / 'data'}",
@@ -171,7 +180,9 @@ def prometheus(folder: Path, *, scrape: Manifest, rules: Manifest) -> Iterator[P
     log = folder / "log"
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={}, cwd=folder) as process,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=clean_environment(), cwd=folder
+        ) as process,
     ):
         try:
             eventually(lambda: process.poll() is not None or server.is_ready(), within=START_DEADLINE, what=f"ready; see {log}")

@@ -130,7 +130,7 @@ CASES: Final = (
             f'dynvol_admission_duration_seconds_count{{{WEBHOOK},path="/mutate-pods",outcome="denied"}}': "0+10x60",
             f'dynvol_admission_duration_seconds_count{{{WEBHOOK},path="/mutate-pods",outcome="failed"}}': "0x20 0+1x40",
         },
-        quiet_at="24m",
+        quiet_at="28m",
         fires_at="40m",
     ),
     Case(
