@@ -1,8 +1,9 @@
 """The process in a mount pod.
 
-Started by kubelet, and ended by it: on SIGTERM it goes on serving until nothing is wanted any more, it is released, or the
-grace period is nearly over; then it flushes, unmounts and leaves with 0. It never leaves with 0 unasked, so that kubelet
-starts it again; unless its pod is no more, when it makes way for a successor, and touches nothing that may be that one's.
+Started by kubelet, and ended by it: on SIGTERM it goes on serving until nothing is wanted any more, it is released, the cluster
+has no dynvol any more, or the grace period is nearly over; then it flushes, unmounts and leaves with 0. It never leaves with 0
+unasked, so that kubelet starts it again; unless its pod is no more, when it makes way for a successor, and touches nothing that
+may be that one's.
 """
 
 from __future__ import annotations
@@ -91,11 +92,13 @@ async def _until_dispensable(engine: Engine, feed: Feed, *, within: float) -> No
     _log.info("asked to leave; serving until nothing is wanted", at_most_seconds=within)
     idle = asyncio.create_task(engine.until_idle(), name="idle")
     dispensable = asyncio.create_task(_any(feed.released, feed.superseded), name="released or superseded")
+    disowned = asyncio.create_task(feed.disowned(), name="disowned")
+    waits = (idle, dispensable, disowned)
     try:
-        await asyncio.wait((idle, dispensable), timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        idle.cancel()
-        dispensable.cancel()
+        for task in waits:
+            task.cancel()
 
 
 async def _any(*events: asyncio.Event) -> None:

@@ -17,7 +17,7 @@ from dynvol.observe import logs
 
 from . import http
 from .engine import Engine
-from .podapi import Expired, Pod, PodApi, PodApiProblem, PodGone
+from .podapi import Denied, Expired, Pod, PodApi, PodApiProblem, PodGone
 
 _log: Final = logs.get(__name__)
 
@@ -28,6 +28,11 @@ _SETTLE: Final = 0.02
 _REPORTS_PER_SECOND: Final = 5
 _GONE_FOR_GOOD: Final = 2
 """How often in a row the API must say that the own pod is gone before it is believed."""
+_DISOWNED_AFTER: Final = 3
+"""How often in a row the API must deny us, `_ASK_AGAIN` seconds apart."""
+_ASK_AGAIN: Final = 5.0
+_QUIET_WATCH: Final = 10.0
+"""A watch that lasted so many seconds is taken up again at once, though it told nothing."""
 
 
 class Feed:
@@ -52,7 +57,9 @@ class Feed:
         """Read the pod, watch it, and start over when the watch ends or breaks. Never without a pause: a server may end watches
         as soon as they begin."""
         pause, absences = _FIRST_PAUSE, 0
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 pod, version = await self._api.read()
                 absences = 0
@@ -67,10 +74,30 @@ class Feed:
                 absences += 1
                 if absences >= _GONE_FOR_GOOD:
                     self._supersede(str(problem))
+            except Denied as problem:
+                _log.warning("cannot follow the own pod", error=str(problem), retry_seconds=pause)
+                # The token is bound to the pod: once that was seen to go, this is how the API says that it is gone.
+                if absences:
+                    self._supersede(str(problem))
             except (PodApiProblem, http.HttpProblem, OSError) as problem:
                 _log.warning("cannot follow the own pod", error=str(problem), retry_seconds=pause)
+            pause = _FIRST_PAUSE if loop.time() - began > _QUIET_WATCH else pause
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE)
+
+    async def disowned(self) -> None:
+        """Returns when the API has denied us for a while: then dynvol was removed from the cluster, and there is no one left who
+        could say that nothing is wanted any more. It is asked, for a watch that is open is not ended by that."""
+        denials = 0
+        while denials < _DISOWNED_AFTER:
+            await asyncio.sleep(_ASK_AGAIN)
+            try:
+                await self._api.read()
+                denials = 0
+            except Denied:
+                denials += 1
+            except (PodApiProblem, http.HttpProblem, OSError):
+                denials = 0
 
     async def report(self) -> None:
         """Write the report when it has changed: at once, but not more than five times within a second."""

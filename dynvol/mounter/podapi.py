@@ -4,6 +4,7 @@ A client library would weigh more than the mounter. The token is read anew for e
 Nothing here retries; `feed` does.
 
 PodApiProblem (Exception)
+├── Denied         the API server does not know our account, or grants it nothing
 ├── Expired        the version to watch from is too old: read the pod again
 ├── PodGone        there is no such pod (any more), or it is another one of that name
 └── Refused        any other answer that is no success
@@ -33,6 +34,9 @@ _SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 class PodApiProblem(Exception):
     """The API answered, and not with what was asked for."""
+
+
+class Denied(PodApiProblem): ...
 
 
 class Expired(PodApiProblem): ...
@@ -192,6 +196,8 @@ def _accept(status: int, body: bytes) -> bytes:
     except msgspec.MsgspecError:
         message = "no reason given"
     match status:
+        case 401 | 403:
+            raise Denied(message)
         case 404 | 409:
             raise PodGone(message)
         case 410:

@@ -30,6 +30,9 @@ class FakeApi:
         self.lists = 0
         self.patches: list[dict[str, Any]] = []
         self.refuse_patches = 0
+        self.knows_us = True
+        """Otherwise every request is answered with 401. Watches that are open go on, as with a real server."""
+        self.deleted = False
         self.expire_watches = 0
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -66,6 +69,13 @@ class FakeApi:
     async def annotate(self, name: str, value: str) -> None:
         async with self._changed:
             self.annotations[name] = value
+            self.version += 1
+            self._changed.notify_all()
+
+    async def delete(self) -> None:
+        """Tells those who watch. Lists go on as before: a test that deletes decides how they are answered."""
+        async with self._changed:
+            self.deleted = True
             self.version += 1
             self._changed.notify_all()
 
@@ -106,7 +116,9 @@ class FakeApi:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.tokens.append(headers.get("authorization", ""))
         query = parse_qs(urlsplit(target).query)
-        if method == "PATCH":
+        if not self.knows_us:
+            _whole(writer, 401, {"kind": "Status", "code": 401, "message": "Unauthorized"})
+        elif method == "PATCH":
             await self._patch(json.loads(body), writer)
         elif "watch" in query:
             await self._watch(int(query["resourceVersion"][0]), writer)
@@ -137,7 +149,7 @@ class FakeApi:
         while True:
             version = await self._newer_than(version)
             _chunk(writer, {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(version)}}})
-            _chunk(writer, {"type": "MODIFIED", "object": self._pod()}, pieces=2)
+            _chunk(writer, {"type": "DELETED" if self.deleted else "MODIFIED", "object": self._pod()}, pieces=2)
             await writer.drain()
 
     async def _newer_than(self, version: int) -> int:

@@ -162,6 +162,26 @@ async def test_an_api_that_is_away_supersedes_no_one(scene: Scene) -> None:
     await scene.api.come_back()
 
 
+async def test_a_pod_that_was_seen_to_go_and_whose_token_is_refused_is_superseded(scene: Scene) -> None:
+    await scene.api.want(impossible("a"))
+    await scene.api.until_reported("Failed")
+    scene.api.knows_us = False
+    await scene.api.delete()
+    async with asyncio.timeout(10):
+        await scene.feed.superseded.wait()
+
+
+async def test_an_account_that_is_refused_supersedes_no_one(scene: Scene) -> None:
+    await scene.api.want(impossible("a"))
+    await scene.api.until_reported("Failed")
+    scene.api.knows_us = False
+    scene.api.end_watches()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2.5):
+            await scene.feed.superseded.wait()
+    assert not scene.feed.superseded.is_set()
+
+
 async def test_being_released_is_noticed(scene: Scene) -> None:
     await scene.api.annotate(names.RELEASE_ANNOTATION, "successor follows")
     async with asyncio.timeout(10):

@@ -114,6 +114,21 @@ def test_released_it_does_not_stay_for_the_sake_of_open_files(playground: str) -
 
 
 @pytest.mark.root
+def test_asked_to_leave_a_cluster_without_dynvol_it_does_not_wait_for_orders(playground: str) -> None:
+    async def story(scene: Scene) -> None:
+        with scene.mounter(grace=600) as process:
+            await scene.api.want(wanted(scene.storage))
+            await scene.api.until_reported("Mounted")
+            shown = str(scene.hello.parent)
+            scene.api.knows_us = False
+            process.send_signal(signal.SIGTERM)
+            assert await ended(process, within=40) == 0
+            assert mountinfo.read().at(shown) is None
+
+    play(playground, story)
+
+
+@pytest.mark.root
 def test_superseded_it_flushes_and_leaves_without_touching_what_shows(playground: str) -> None:
     async def story(scene: Scene) -> None:
         with scene.mounter() as process:
