@@ -147,12 +147,9 @@ def test_a_removal_in_the_wrong_order_is_mended_by_uninstalling(world: World, in
         assert world.ground.kill("dynvol node", signal="STOP")
     rude = world.ground.kubectl.try_("delete", "-k", str(CONFIG), "--timeout=10s", timeout=200)
     assert rude.code, "claims and classes are held by finalizers that nobody is left to take off"
-    if frozen:
-        assert world.read(pod, "/data/readme") == "hello", "mount pods serve on"
     done = uninstall(world.ground.kubectl, "--leave-pods")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "taking its finalizer off" in done.stdout
-    assert "telling it to flush and leave" in done.stdout or not frozen
     assert remains(world.ground.kubectl) == []
     assert not world.ground.mounts("/data")
     assert world.misses(pod, "/data/readme")
