@@ -51,8 +51,17 @@ def mounts(containing: str, *, process: int | str = "self") -> list[str]:
 
 def state_files(root: str = "") -> list[str]:
     """The directories of the mount pods and the workloads' own below them. Nothing that is mounted is entered."""
-    xvols = Path(f"{root}{STATE_DIR}/xvols")
-    return [str(path) for pattern in ("*/*", "*/*/*") for path in sorted(xvols.glob(pattern))]
+    classes = _listed(Path(f"{root}{STATE_DIR}/xvols"))
+    roots = [path for name in classes for path in _listed(name)]
+    return [str(path) for path in (*roots, *(path for root_ in roots for path in _listed(root_)))]
+
+
+def _listed(directory: Path) -> list[Path]:
+    """Sorted. What has gone since it was seen has nothing in it."""
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _pod(pid: int) -> str:
