@@ -77,10 +77,11 @@ class Table:
     async def release(self, root: PurePosixPath, *, keep: frozenset[str]) -> list[str]:
         pods = self.directories.get(root, set())
         stay = [str(root / pod) for pod in pods - keep if root / pod in self.published or self.below(root / pod)]
-        if not stay:
+        if not stay and pods - keep:
             self.directories[root] = pods & keep
             if not keep:
                 del self.directories[root]
+            self._tell(root, "")
         return stay
 
     # --- What the others on the node do
@@ -148,7 +149,10 @@ class PlayedMountPods:
     async def _step(self, pod: Pod) -> None:
         if not pod.spec.node_name:
             await self._bind(pod)
-        elif self.deaf or pod.status.phase == "Failed":
+        elif pod.status.phase == "Failed":
+            if pod.metadata.deleting:
+                await self.end(pod)
+        elif self.deaf:
             return
         elif pod.metadata.deleting and (self.asleep or names.RELEASE_ANNOTATION in pod.metadata.annotations or not told(pod)):
             await self._leave(pod)
@@ -204,6 +208,11 @@ class PlayedMountPods:
         for path in self._table.below(root):
             self._table.unmount(path)
         await self.end(pod)
+
+    async def fail(self, pod: Pod) -> None:
+        """Its containers have ended, as by an eviction. What they mounted is left behind."""
+        self._table.living.discard(self.root(pod))
+        await self.say(pod, {"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
 
     async def end(self, pod: Pod) -> None:
         """The object goes. What is mounted now, is left behind."""

@@ -50,7 +50,7 @@ def is_whole(world: World) -> bool:
         and claim.metadata.finalizers == (names.CLAIM_FINALIZER,)
         and provider_class.metadata.finalizers == (names.CLASS_FINALIZER,)
         and (provider_class.status.pods, provider_class.status.mount_pods) == (1, 1)
-        and len(world.secrets.store) == 1
+        and sum(not world.is_garbage(secret) for secret in world.secrets.store) == 1
         and copy is not None
         and [o.uid for o in copy.metadata.owner_references] == [mount_pod.metadata.uid]
         and len(world.table.mounts) == 1

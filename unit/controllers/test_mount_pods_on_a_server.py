@@ -8,7 +8,6 @@ import pytest
 
 from dynvol.api import names
 from dynvol.api.core import Pod
-from dynvol.api.mounts import Phase
 from dynvol.api.resources import NODES, PODS
 from dynvol.controllers import credentials
 
@@ -41,13 +40,7 @@ async def test_a_mount_pod_that_was_evicted_is_replaced_after_its_remains_are_cl
     async with world.process():
         await mounted(world)
         old = await present(world)
-        world.table.living.clear()
-        await world.mounters.say(old, {"phase": "Failed", "reason": "Evicted", "message": "low on memory"})
-        await world.until(lambda: world.phase() == Phase.PENDING)
-        # Kubelet has nothing to end in it; the object goes as soon as it is asked for.
-        await world.until(lambda: (p := world.mount_pod()) is None or p.metadata.deleting or p.metadata.uid != old.metadata.uid)
-        if (left := world.mount_pod()) is not None and left.metadata.uid == old.metadata.uid:
-            await world.mounters.end(old)
+        await world.mounters.fail(old)
         await world.until(lambda: is_replaced(world, old))
 
 

@@ -210,11 +210,15 @@ class World:
     def picture(self) -> str:
         claims = [f"{c.metadata.name} {c.metadata.finalizers} {c.status.pods} {c.status.conditions}" for c in self.mine()]
         mounts = [f"{path} {source}" for table in self.tables.values() for path, source in table.mounts.items()]
+        mounts += [f"{table.directories} {table.published} {table.living}" for table in self.tables.values()]
         mount_pods = [
             f"{p.metadata.name} {p.metadata.deletion_timestamp} {p.status.phase} {p.metadata.annotations}"
             for p in self.mount_pods.store
         ]
-        return "\n".join([*claims, *mounts, *mount_pods, *self.secrets.store.keys()])
+        pods = [f"{p.metadata.name} {p.metadata.uid} {p.metadata.labels}" for p in self.pods.store]
+        return "\n".join(
+            [*claims, *pods, *mounts, *mount_pods, *(f"{s} {s.metadata.owner_references}" for s in self.secrets.store)]
+        )
 
     # --- Looking
 
@@ -253,7 +257,12 @@ class World:
     def is_empty(self) -> bool:
         """Nothing is left of any mount pod: object, Secret copy, mount, directory."""
         on_nodes = any(table.mounts or table.directories for table in self.tables.values())
-        return not on_nodes and not len(self.mount_pods.store) and not len(self.secrets.store)
+        return not on_nodes and not len(self.mount_pods.store) and all(map(self.is_garbage, self.secrets.store))
+
+    def is_garbage(self, secret: Secret) -> bool:
+        """Whether a cluster's garbage collector, which there is none of here, would remove it: its owner is gone."""
+        owners = {o.uid for o in secret.metadata.owner_references}
+        return bool(owners) and not owners & {p.metadata.uid for p in self.mount_pods.store}
 
     async def reasons_told(self, kind: str) -> set[str]:
         """The reasons of all events about objects of this kind."""
