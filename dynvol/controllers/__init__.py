@@ -1,8 +1,8 @@
 """The controllers of the node process: pure decisions, and thin shells that carry them out.
 
-desired       which claim belongs in which pod, and what a mount pod is told          (pure)
-status        what claims and classes say of themselves                              (pure)
-mountpodspec  the manifests of a mount pod and of its Secret                          (pure)
-externalvolume, mountpod          every node's work: it goes on without a leader
-providerclass, claimstatus        the leader's work: totals, conditions, finalizers
+desired, status, mountpodspec             which claim belongs in which pod, what is said of it, what is made for it: pure
+view, matching, nodemounts                what the controllers of a node see: caches, what follows from them, the mount table
+externalvolume, claimreport, mountpod     every node's work, which goes on without a leader: bring, report, take down
+providerclass, claimstatus                the leader's work: totals, conditions, finalizers
+credentials, finalizers, namesakes, remains   one rule each, that several of them keep
 """
