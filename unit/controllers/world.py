@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -121,7 +121,8 @@ class Wire:
             return await self._inner.call(method, path, **options)
         self.cut.set()
         if self._after:
-            await self._inner.call(method, path, **options)
+            with suppress(KubeError):
+                await self._inner.call(method, path, **options)
         self._told()
         raise Unreachable("the process is no more")
 
@@ -216,9 +217,8 @@ class World:
             for p in self.mount_pods.store
         ]
         pods = [f"{p.metadata.name} {p.metadata.uid} {p.metadata.labels}" for p in self.pods.store]
-        return "\n".join(
-            [*claims, *pods, *mounts, *mount_pods, *(f"{s} {s.metadata.owner_references}" for s in self.secrets.store)]
-        )
+        secrets = [f"{s} {s.metadata.owner_references}" for s in self.secrets.store]
+        return "\n".join([*claims, *pods, *mounts, *mount_pods, *secrets])
 
     # --- Looking
 
