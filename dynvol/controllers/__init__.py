@@ -4,5 +4,5 @@ desired, status, mountpodspec             which claim belongs in which pod, what
 view, matching, nodemounts                what the controllers of a node see: caches, what follows from them, the mount table
 externalvolume, claimreport, mountpod     every node's work, which goes on without a leader: bring, report, take down
 providerclass, claimstatus                the leader's work: totals, conditions, finalizers
-credentials, finalizers, namesakes, remains   one rule each, that several of them keep
+credentials, finalizers, namesakes, remains, turns   one rule each, that several of them keep
 """

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final, Protocol
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -36,6 +35,7 @@ from .desired import Attachment, EarlierMounts, fits, nested, reaches, wanted_mo
 from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides
 from .namesakes import Superseded, expect_same
 from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, standing
+from .turns import Turns
 from .view import BY_CLAIM_UID, BY_CLASS, BY_UID, Instruments, NodeView, claim_uid_of, reported, told
 
 _WARNINGS: Final = frozenset({Phase.FAILED.value, Phase.CONFLICT.value})
@@ -66,7 +66,7 @@ class ClaimReporter:
         self._said: dict[str, tuple[PodMount, ...]] = {}
         """Claim's uid → what was last applied, until the cache shows it."""
         self._unseen = Expectations(view.claims)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
         """Claim's uid → held while its entries are worked out and written, so that older ones never land on newer ones."""
         self.controller: Final[Controller] = instruments.controller("claim-report", self.reconcile, workers=4)
         self.controller.watch(view.claims, lambda claim: [claim.metadata.key], when=self._is_news)
@@ -181,8 +181,7 @@ class ClaimReporter:
     async def _turn(self, claim: DynamicVolumeClaim) -> AsyncIterator[DynamicVolumeClaim]:
         """The claim as it is by the time that nobody else writes its entries. Raises Superseded if it went meanwhile."""
         meta = claim.metadata
-        lock = self._turns.setdefault(meta.uid, asyncio.Lock())
-        async with lock:
+        async with self._turns.of(meta.uid):
             current = self._view.claims.store.get(meta.key)
             if current is None or current.metadata.uid != meta.uid:
                 raise Superseded(f"claim {meta.key} went")

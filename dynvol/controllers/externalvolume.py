@@ -115,6 +115,10 @@ class ExternalVolumeController:
         for a successor, is seen off; its end brings the key back. 4. Tell any other, one that is being deleted too: it goes when
         nothing is wanted of it any more.
         """
+        async with self._view.turns.of(uuid):
+            return await self._bring(uuid)
+
+    async def _bring(self, uuid: str) -> Result:
         workload = self._view.workload(uuid)
         if workload is None:
             self._forget(uuid)

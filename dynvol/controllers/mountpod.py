@@ -24,7 +24,7 @@ from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
 from .desired import workloads
 from .matching import claim_decides, pod_decides
-from .remains import clear_remains
+from .remains import clear_remains, is_gone
 from .status import container_runs
 from .view import Instruments, NodeView, index_mount_pod, reported, told
 
@@ -79,6 +79,10 @@ class MountPodController:
         2. With no mount pod, what a dead one left mounted is cleared; if pods still want it, whoever makes the successor does that.
         3. Directories of pods that are gone are removed, the root with the last of them.
         """
+        async with self._view.turns.of(uuid):
+            return await self._take_down(uuid)
+
+    async def _take_down(self, uuid: str) -> Result:
         root = (await self._view.mounts.roots()).get(uuid)
         mount_pod = self._view.mount_pod(uuid)
         if mount_pod is not None:
@@ -113,6 +117,8 @@ class MountPodController:
         """Removes what belongs to pods that are gone. Kubelet may publish meanwhile: what it has published is in the way."""
         pods = self._view.pods_of(uuid)
         if not pods and uuid not in self._reasons:
+            if not await is_gone(self._view, mount_pod_name(uuid), client=self._client):
+                return RequeueAfter(IN_THE_WAY_RETRY)
             await self._forget_secret(uuid)
         in_the_way = await self._view.mounts.release(root, keep=frozenset(p.metadata.uid for p in pods))
         if not in_the_way:

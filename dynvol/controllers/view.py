@@ -26,6 +26,7 @@ from dynvol.runtime.metrics import UNMEASURED, QueueMetrics, ReconcileMetrics
 from .desired import Attachment, dynamic_volumes, workload, workloads
 from .matching import BY_NAMESPACE, Matches
 from .status import node_entries
+from .turns import Turns
 
 BY_WORKLOAD: Final = "workload"
 BY_CLASS: Final = "class"
@@ -140,6 +141,8 @@ class NodeView:
     nodes: Informer[Node]
     mounts: NodeMounts
     matches: Matches = field(init=False)
+    turns: Turns = field(default_factory=Turns)
+    """Of the workloads: whoever makes or takes down something of one holds its turn."""
 
     def __post_init__(self) -> None:
         # Before any controller registers: who is told of a change finds the matches as they are after it.
