@@ -95,6 +95,8 @@ class Table:
         self.published = {path for path in self.published if path.name != pod_uid}
 
     def mount(self, path: PurePosixPath, source: str) -> None:
+        if not any(path.is_relative_to(root) for root in self.directories):
+            self.wrongs.append(f"the root of {path} was taken away under a mount pod that lives")
         self.mounts[path] = source
         self._tell(path, source)
 
@@ -120,8 +122,9 @@ class PlayedMountPods:
         self.pods: Informer[Pod] = Informer(
             client.source(PODS, namespace=namespace, label_selector=f"{names.NODE_LABEL}={node}"), name="played-mount-pods"
         )
-        self.pods.add_handler(lambda _: self.poke())
+        self.pods.add_handler(self.poke)
         self._wake = asyncio.Event()
+        table.on_change(self.poke)
         self.flushing = False
         """What is no longer wanted stays mounted, and is said to be on its way out."""
         self.asleep = False
@@ -129,7 +132,7 @@ class PlayedMountPods:
         self.deaf = False
         """Those that run do nothing at all."""
 
-    def poke(self) -> None:
+    def poke(self, _: object = None) -> None:
         self._wake.set()
 
     @asynccontextmanager
@@ -157,7 +160,8 @@ class PlayedMountPods:
         elif pod.metadata.deleting and (self.asleep or names.RELEASE_ANNOTATION in pod.metadata.annotations or not told(pod)):
             await self._leave(pod)
         elif not container_runs(pod):
-            if not self.asleep:
+            # The root is a hostPath of type Directory: without it kubelet starts nothing.
+            if not self.asleep and self.root(pod) in self._table.directories:
                 await self._start(pod)
         else:
             await self._mount(pod)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -115,6 +115,15 @@ class Misfortune:
         self.world.mounters.flushing = False
         self.world.mounters.poke()
 
+    async def take_all_away(self) -> None:
+        """Asked of the server: the test's own caches may lag behind as well."""
+        for claim in await self.world.admin.list(CLAIMS, namespace=self.world.namespace):
+            with suppress(NotFound):
+                await self.world.delete_claim(claim.metadata.name)
+        for pod in await self.world.admin.list(PODS, namespace=self.world.namespace):
+            with suppress(NotFound):
+                await self.world.end_pod(pod)
+
 
 def due(world: World) -> dict[tuple[str, str], str]:
     """(claim, pod) → the source of the mount that should be, or the phase of a pair that gets none."""
@@ -151,9 +160,5 @@ async def test_after_any_misfortune_the_world_comes_to_what_the_api_says(world: 
             await asyncio.sleep(misfortune.dice.choice((0.0, 0.0, 0.02, 0.05)))
         await misfortune.end()
         await world.until(lambda: has_come_true(world))
-        # Asked of the server: the test's own caches may lag behind as well.
-        for claim in await world.admin.list(CLAIMS, namespace=world.namespace):
-            await world.delete_claim(claim.metadata.name)
-        for pod in await world.admin.list(PODS, namespace=world.namespace):
-            await world.end_pod(pod)
+        await misfortune.take_all_away()
         await world.until(lambda: world.is_empty() and not world.mine())

@@ -367,7 +367,7 @@ class World:
                 try:
                     yield process
                 finally:
-                    self.tables[node].handlers = [self.poke]
+                    self.tables[node].handlers = [self.poke, self.played[node].poke]
 
     def _view(self, client: KubeClient, *, node: str) -> NodeView:
         view = node_view(client, self.tables[node], node=node, namespace=self.driver, state_dir=STATE)
