@@ -159,7 +159,9 @@ def node_process_is_back(world: World) -> None:
         for pod in pods:
             if any(_backs_off(status) for status in pod["status"].get("containerStatuses", [])):
                 system.delete("pod", pod["metadata"]["name"], wait=False)
-        return "successfully rolled out" in system("rollout", "status", "daemonset/dynvol-node", "--timeout=2s")
+        # Asked of the nodes too, harmlessly: the API says for a while that what was just killed is ready.
+        lives = world.ground.kill("dynvol node", signal="CONT")
+        return lives > 0 and "successfully rolled out" in system("rollout", "status", "daemonset/dynvol-node", "--timeout=2s")
 
     world.settles(runs)
 
