@@ -66,6 +66,18 @@ class ClaimSpec(Projection, frozen=True):
         """The provider, named or else following from which configuration is given; empty if neither."""
         return self.storage_provider or ("s3" if self.s3_config is not None else "")
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What the claim itself says of a mount, as providers take it (`WantedMount.parameters`): judged at admission, told to
+        mount pods. What it leaves open is left out."""
+        config = self.s3_config
+        given = {"umask": self.umask}
+        given |= {key: str(value) for key, value in (("uid", self.uid), ("gid", self.gid)) if value is not None}
+        if config is not None:
+            given |= {"bucket": config.bucket, "endpoint": config.endpoint, "prefix": config.prefix, "region": config.region}
+            given["pathStyle"] = str(config.path_style).lower()
+        return {key: value for key, value in given.items() if value}
+
 
 class PodMount(Projection, frozen=True):
     """One entry of `status.pods` (a list map keyed by `uid`); each is owned by the process of its pod's node."""

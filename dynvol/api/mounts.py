@@ -77,6 +77,11 @@ class MountReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
         return f"{self.claim_uid}/{self.pod_uid}"
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether two normal paths are the same, or one lies below the other. Both absolute, or both relative."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
 _wanted = msgspec.json.Decoder(list[WantedMount])
 _reports = msgspec.json.Decoder(list[MountReport])
 

@@ -21,7 +21,7 @@ from dynvol.api.claim import DynamicVolumeClaim, PodMount
 from dynvol.api.core import Pod
 from dynvol.api.identity import Workload, label_value
 from dynvol.api.meta import now
-from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.api.mounts import MountReport, Phase, WantedMount, overlap
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, PODS
 from dynvol.kube.client import KubeClient
@@ -31,7 +31,7 @@ from dynvol.runtime.controller import DONE, Controller, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
-from .desired import Attachment, EarlierMounts, fits, nested, reaches, wanted_mount, workload
+from .desired import Attachment, EarlierMounts, fits, reaches, wanted_mount, workload
 from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides
 from .namesakes import Superseded, expect_same
 from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, standing
@@ -98,7 +98,7 @@ class ClaimReporter:
             return ()
         mountpoints = {state.spec.mountpoint for state in (change.old, change.new) if state is not None}
         neighbours = self._view.claims.store.by_index(BY_NAMESPACE, change.key.partition("/")[0])
-        return (c.metadata.key for c in neighbours if any(nested(m, c.spec.mountpoint) for m in mountpoints))
+        return (c.metadata.key for c in neighbours if any(overlap(m, c.spec.mountpoint) for m in mountpoints))
 
     def _claims_that_reach(self, pod: Pod) -> Iterable[str]:
         if not pod.spec.volumes:

@@ -185,15 +185,10 @@ def _lineage(path: str) -> Iterator[str]:
         path = path.rpartition("/")[0]
 
 
-def nested(one: str, other: str) -> bool:
-    """Whether two absolute, normal paths are the same or one lies below the other."""
-    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
-
-
 def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -> WantedMount:
     """What a mount pod is told of an attachment that was not refused."""
     claim, pod = attachment.claim, attachment.pod
-    parameters = _storage(claim) | _owner(claim, pod) | _client(provider_class)
+    parameters = _owner(claim, pod) | claim.spec.parameters | _client(provider_class)
     identity = (claim.spec.provider, attachment.path, claim.spec.read_only, parameters)
     return WantedMount(
         claim=claim.metadata.key,
@@ -207,25 +202,16 @@ def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -
     )
 
 
-def _storage(claim: DynamicVolumeClaim) -> dict[str, str]:
-    config = claim.spec.s3_config
-    if config is None:
-        return {}
-    given = {"bucket": config.bucket, "endpoint": config.endpoint, "prefix": config.prefix, "region": config.region}
-    return {k: v for k, v in given.items() if v} | {"pathStyle": str(config.path_style).lower()}
-
-
 def _owner(claim: DynamicVolumeClaim, pod: Pod) -> dict[str, str]:
-    """Owner and mode of what is mounted: the claim's word, else what the pod runs as (design §3).
+    """Owner and mode of what is mounted where the claim does not say: what the pod runs as.
 
     A group that comes from `fsGroup` alone may write, since that is what fsGroup promises; the owner may be any image's user.
     """
     context = pod.spec.security_context
-    uid = claim.spec.uid if claim.spec.uid is not None else _runs_as_user(pod)
-    gid = next((g for g in (claim.spec.gid, context.fs_group, context.run_as_group) if g is not None), None)
-    umask = claim.spec.umask or ("0002" if claim.spec.gid is None and context.fs_group is not None else "")
-    given = {"uid": uid, "gid": gid}
-    return {k: str(v) for k, v in given.items() if v is not None} | ({"umask": umask} if umask else {})
+    gid = context.fs_group if context.fs_group is not None else context.run_as_group
+    given = {"uid": _runs_as_user(pod), "gid": gid}
+    by_fs_group = claim.spec.gid is None and context.fs_group is not None
+    return {k: str(v) for k, v in given.items() if v is not None} | ({"umask": "0002"} if by_fs_group else {})
 
 
 def _runs_as_user(pod: Pod) -> int | None:

@@ -14,7 +14,7 @@ from enum import Enum
 
 import msgspec
 
-from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.api.mounts import MountReport, Phase, WantedMount, overlap
 from dynvol.mount import providers
 from dynvol.mount.errors import UnsafePath
 from dynvol.mount.paths import components
@@ -191,10 +191,7 @@ def _unfit(mount: WantedMount) -> Finding | None:
 
 
 def _overlapping(path: str, taken: Mapping[str, WantedMount]) -> WantedMount | None:
-    for other, mount in taken.items():
-        if other == path or other.startswith(path + "/") or path.startswith(other + "/"):
-            return mount
-    return None
+    return next((mount for other, mount in taken.items() if overlap(path, other)), None)
 
 
 def reports(

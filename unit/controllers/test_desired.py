@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from dynvol.api import names
 from dynvol.api.claim import S3Config
 from dynvol.api.core import Pod, SecurityContext
-from dynvol.api.mounts import MountReport, Phase
-from dynvol.controllers.desired import Attachment, attachments, nested, path_in_container, wanted_mount, wanted_mounts, workload
+from dynvol.api.mounts import MountReport, Phase, overlap
+from dynvol.controllers.desired import Attachment, attachments, path_in_container, wanted_mount, wanted_mounts, workload
 
 from .objects import CLASSES, claim, pod, provider_class, volume
 
@@ -103,7 +103,7 @@ def test_any_order_of_claims_gives_the_same_mounts_and_none_overlap(paths: list[
     found = attachments(pod(), claims, CLASSES)
     assert found == attachments(pod(), shuffled, CLASSES)
     mounted = [a.claim.spec.mountpoint for a in found if a.refusal is None]
-    assert not any(nested(a, b) for i, a in enumerate(mounted) for b in mounted[i + 1 :])
+    assert not any(overlap(a, b) for i, a in enumerate(mounted) for b in mounted[i + 1 :])
 
 
 def test_shared_volumes_of_a_namespace_have_one_mount_pod() -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from dynvol.api.claim import ClaimSpec, DynamicVolumeClaim, LabelSelector
+from dynvol.api.mounts import overlap
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.mount import providers
 
-from .paths import overlap
 from .selectors import can_meet
 from .verdict import Verdict
 
@@ -28,29 +28,11 @@ def review_claim(
     spec: ClaimSpec, *, name: str, neighbours: Iterable[DynamicVolumeClaim], classes: Mapping[str, StorageProviderClass]
 ) -> Verdict:
     """The verdict on a new or changed claim. `neighbours` are the claims of its namespace, its own old form too or not."""
-    problems = (*_bad_keys(spec.selector), *providers.validate(spec.provider, parameters(spec)), *_mismatch(spec, classes))
+    problems = (*_bad_keys(spec.selector), *providers.validate(spec.provider, spec.parameters), *_mismatch(spec, classes))
     if problems:
         return Verdict(problems=problems)
     others = [c for c in neighbours if c.metadata.name != name and not c.metadata.deleting]
     return Verdict(warnings=(*_missing_class(spec, classes), *_overlaps(spec, others)))
-
-
-def parameters(spec: ClaimSpec) -> dict[str, str]:
-    """The claim's part of a mount's parameters, as providers take them."""
-    config = spec.s3_config
-    storage = (
-        {
-            "bucket": config.bucket,
-            "endpoint": config.endpoint,
-            "prefix": config.prefix,
-            "region": config.region,
-            "pathStyle": str(config.path_style).lower(),
-        }
-        if config
-        else {}
-    )
-    owner = {key: str(value) for key, value in (("uid", spec.uid), ("gid", spec.gid)) if value is not None}
-    return {key: value for key, value in {**storage, **owner, "umask": spec.umask}.items() if value}
 
 
 def _bad_keys(selector: LabelSelector) -> Iterator[str]:

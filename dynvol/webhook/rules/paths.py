@@ -54,11 +54,6 @@ def within(path: str, top: str) -> bool:
     return f"{path}/".startswith(f"{top}/")
 
 
-def overlap(one: str, other: str) -> bool:
-    """Whether two paths are the same or one lies below the other."""
-    return within(one, other) or within(other, one)
-
-
 def as_runtime_sees_it(mount_path: str) -> str:
     """A container's mountPath in plain form. Kubernetes accepts any; kubelet takes a relative one to begin at /."""
     return posixpath.normpath(f"/{mount_path.lstrip('/')}")

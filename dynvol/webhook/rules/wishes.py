@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from dynvol.api import names
+from dynvol.api.mounts import overlap
 
-from .paths import overlap, problem_with_root
+from .paths import problem_with_root
 from .verdict import Refused
 
 _CLASS_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
