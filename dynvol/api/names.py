@@ -39,6 +39,12 @@ CPU_LIMIT_PARAMETER: Final = f"{GROUP}/mount-cpu-limit"
 MEMORY_LIMIT_PARAMETER: Final = f"{GROUP}/mount-memory-limit"
 MOUNTER_PARAMETER: Final = f"{GROUP}/mounter"
 OPTIONS_PARAMETER: Final = f"{GROUP}/mount-options"
+ALLOWED_NAMESPACES_PARAMETER: Final = f"{GROUP}/allowed-namespaces"
+ALLOWED_ENDPOINTS_PARAMETER: Final = f"{GROUP}/allowed-endpoints"
+ALLOWED_BUCKETS_PARAMETER: Final = f"{GROUP}/allowed-buckets"
+
+NOT_ALLOWED: Final = "NotAllowed"
+"""The reason of a mount that one of a class's `allowed-` parameters refuses."""
 
 ACCESS_KEY: Final = "access-key-id"
 SECRET_KEY: Final = "secret-access-key"

@@ -16,6 +16,7 @@ from dynvol.api.core import Pod
 from dynvol.api.identity import Workload
 from dynvol.api.mounts import MountReport, Phase, WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
+from dynvol.mount.providers import pins
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ def _route(
     missing = [v for v in candidates if v.provider_class not in classes]
     match fitting, missing:
         case [volume], _:
-            return Attachment(claim, pod, volume)
+            return _permitted(Attachment(claim, pod, volume), classes[volume.provider_class])
         case [], [volume, *_]:
             return _refused(claim, pod, "ClassNotFound", f"StorageProviderClass {volume.provider_class} does not exist; create it")
         case [], []:
@@ -127,6 +128,15 @@ def _route(
                 "AmbiguousClass",
                 f"the pod has several volumes of provider {claim.spec.provider} ({choices}); name one in spec.storageProviderClass",
             )
+
+
+def _permitted(attachment: Attachment, provider_class: StorageProviderClass) -> Attachment:
+    """What a class has come to forbid is unmounted like what is no longer claimed."""
+    claim = attachment.claim
+    if why := pins.refusal(provider_class.spec, claim.spec, namespace=claim.metadata.namespace):
+        message = f"StorageProviderClass {provider_class.metadata.name} {why}"
+        return _refused(claim, attachment.pod, names.NOT_ALLOWED, message)
+    return attachment
 
 
 def _refused(claim: DynamicVolumeClaim, pod: Pod, reason: str, message: str, *, phase: Phase = Phase.FAILED) -> Attachment:

@@ -19,6 +19,7 @@ from dynvol.api.core import Pod
 from dynvol.api.meta import Condition, with_transition_times
 from dynvol.api.mounts import MountReport, Phase, WantedMount
 from dynvol.api.providerclass import ClassStatus, StorageProviderClass
+from dynvol.mount.providers import pins
 
 from .desired import Attachment, path_in_container
 
@@ -181,6 +182,10 @@ def _accepted(claim: DynamicVolumeClaim, classes: Mapping[str, StorageProviderCl
     if name and classes[name].spec.provider != provider:
         theirs = classes[name].spec.provider
         return ("Accepted", "False", "ProviderMismatch", f"the claim wants provider {provider}, class {name} is for {theirs}")
+    if name and (why := pins.refusal(classes[name].spec, claim.spec, namespace=claim.metadata.namespace)):
+        return ("Accepted", "False", names.NOT_ALLOWED, f"StorageProviderClass {name} {why}")
+    if refused := [e for e in failed if e.reason == names.NOT_ALLOWED]:
+        return ("Accepted", "False", names.NOT_ALLOWED, _told(refused))
     if conflicts := [e for e in failed if e.phase == Phase.CONFLICT]:
         return ("Accepted", "False", "MountpointConflict", _told(conflicts))
     return ("Accepted", "True", "Accepted", "")

@@ -61,12 +61,18 @@ class Reviewers:
     async def pod(self, request: AdmissionRequest) -> Verdict:
         pod = _decoded(_pods, request)
         defaults = await self._defaults(request.namespace, expected=not pod.asks_itself)
-        return review_pod(pod, defaults=defaults, classes=self._cluster.classes())
+        return review_pod(pod, namespace=request.namespace, defaults=defaults, classes=self._cluster.classes())
 
     async def claim(self, request: AdmissionRequest) -> Verdict:
         claim = _decoded(_claims, request)
         neighbours = self._cluster.claims(request.namespace)
-        return review_claim(claim.spec, name=request.name, neighbours=neighbours, classes=self._cluster.classes())
+        return review_claim(
+            claim.spec,
+            name=request.name,
+            namespace=request.namespace,
+            neighbours=neighbours,
+            classes=self._cluster.classes(),
+        )
 
     async def provider_class(self, request: AdmissionRequest) -> Verdict:
         return review_class(_decoded(_classes, request).spec)

@@ -264,7 +264,9 @@ def decoded(kind: str, type_: type[Any]) -> Any:
 def test_the_samples_pass_the_webhooks_own_rules() -> None:
     claim, provider_class = decoded("DynamicVolumeClaim", DynamicVolumeClaim), decoded("StorageProviderClass", StorageProviderClass)
     assert review_class(provider_class.spec).allowed
-    verdict = review_claim(claim.spec, name="x", neighbours=(), classes={provider_class.metadata.name: provider_class})
+    verdict = review_claim(
+        claim.spec, name="x", namespace="ns", neighbours=(), classes={provider_class.metadata.name: provider_class}
+    )
     assert (verdict.problems, verdict.warnings) == ((), ())
 
 

@@ -10,6 +10,7 @@ from dynvol.api import names
 from dynvol.api.claim import S3Config
 from dynvol.api.core import Pod, SecurityContext
 from dynvol.api.mounts import MountReport, Phase, overlap
+from dynvol.api.providerclass import StorageProviderClass
 from dynvol.controllers.desired import Attachment, attachments, path_in_container, wanted_mount, wanted_mounts, workload
 
 from .objects import CLASSES, claim, pod, provider_class, volume
@@ -56,6 +57,30 @@ def test_a_missing_class_is_told() -> None:
     refusal = only(attachments(pod(), [claim()], {})).refusal
     assert refusal is not None
     assert (refusal.reason, "s3-sample" in refusal.message) == ("ClassNotFound", True)
+
+
+@pytest.mark.parametrize(
+    "pinned",
+    [
+        provider_class(allowed_namespaces="others"),
+        provider_class(allowed_endpoints="https://s3"),
+        provider_class(allowed_buckets="others-*"),
+    ],
+    ids=["namespace", "endpoint", "bucket"],
+)
+def test_what_the_class_does_not_allow_is_refused_and_blocks_no_path(pinned: StorageProviderClass) -> None:
+    classes = {"s3-sample": pinned}
+    refusal = only(attachments(pod(), [claim()], classes)).refusal
+    assert refusal is not None and refusal.reason == "NotAllowed"
+    assert refusal.message.startswith("StorageProviderClass s3-sample does not allow the ")
+    assert wanted_mounts(attachments(pod(), [claim()], classes), classes, ()) == ()
+
+
+def test_a_claim_that_the_class_refuses_does_not_outrank_a_younger_one() -> None:
+    classes = {"s3-sample": provider_class(allowed_buckets="mine")}
+    younger = claim("younger", s3=S3Config(bucket="mine"), created="2026-01-01T00:00:01Z")
+    refused = {a.claim.metadata.name for a in attachments(pod(), [claim("older"), younger], classes) if a.refusal}
+    assert refused == {"older"}
 
 
 def test_two_volumes_of_one_provider_need_a_named_class() -> None:

@@ -48,6 +48,14 @@ class Credentials(msgspec.Struct, frozen=True):
         return "Credentials(…)"
 
 
+class Target(msgspec.Struct, frozen=True):
+    """What a mount reaches with a class's credentials, for the class to allow or not."""
+
+    endpoint: str
+    """`scheme://host[:port]`, the default one spelt out."""
+    bucket: str
+
+
 class Place(msgspec.Struct, frozen=True):
     """Where a client works. All paths are the mounter's own choice: no text of a user is in them."""
 
@@ -132,6 +140,9 @@ class Provider(Protocol):
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]: ...
 
     def validate_class(self, parameters: Mapping[str, str]) -> tuple[str, ...]: ...
+
+    def target(self, parameters: Mapping[str, str]) -> Target:
+        """Of any parameters, also those that `validate` finds fault with: what is missing or malformed is as it is."""
 
     def client(self, parameters: Mapping[str, str], *, read_only: bool, credentials: Credentials) -> Client:
         """Raises `Unusable`: for parameters that `validate` finds fault with, and for credentials that no client could hold."""

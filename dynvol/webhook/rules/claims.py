@@ -14,6 +14,7 @@ from dynvol.api.claim import ClaimSpec, DynamicVolumeClaim, LabelSelector
 from dynvol.api.mounts import overlap
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.mount import providers
+from dynvol.mount.providers import pins
 
 from .selectors import can_meet
 from .verdict import Verdict
@@ -25,14 +26,25 @@ _LABEL_KEY: Final = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z
 
 
 def review_claim(
-    spec: ClaimSpec, *, name: str, neighbours: Iterable[DynamicVolumeClaim], classes: Mapping[str, StorageProviderClass]
+    spec: ClaimSpec,
+    *,
+    name: str,
+    namespace: str,
+    neighbours: Iterable[DynamicVolumeClaim],
+    classes: Mapping[str, StorageProviderClass],
 ) -> Verdict:
     """The verdict on a new or changed claim. `neighbours` are the claims of its namespace, its own old form too or not."""
-    problems = (*_bad_keys(spec.selector), *providers.validate(spec.provider, spec.parameters), *_mismatch(spec, classes))
+    problems = (
+        *_bad_keys(spec.selector),
+        *providers.validate(spec.provider, spec.parameters),
+        *_mismatch(spec, classes),
+        *_forbidden(spec, classes, namespace=namespace),
+    )
     if problems:
         return Verdict(problems=problems)
     others = [c for c in neighbours if c.metadata.name != name and not c.metadata.deleting]
-    return Verdict(warnings=(*_missing_class(spec, classes), *_overlaps(spec, others)))
+    missing = _missing_class(spec, classes) or _forbidden_by_all(spec, classes, namespace=namespace)
+    return Verdict(warnings=(*missing, *_overlaps(spec, others)))
 
 
 def _bad_keys(selector: LabelSelector) -> Iterator[str]:
@@ -51,12 +63,31 @@ def _mismatch(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass]) -> I
         )
 
 
-def _missing_class(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass]) -> Iterator[str]:
+def _forbidden(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass], *, namespace: str) -> Iterator[str]:
+    """The class that a claim names, and which is there, is the only one that it can ever use."""
+    named = spec.storage_provider_class
+    found = classes.get(named)
+    if found is not None and found.spec.provider == spec.provider and (why := pins.refusal(found.spec, spec, namespace=namespace)):
+        yield f"spec.storageProviderClass: {named} {why}"
+
+
+def _missing_class(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass]) -> tuple[str, ...]:
     named = spec.storage_provider_class
     if named and named not in classes:
-        yield f"StorageProviderClass {named} does not exist; nothing is mounted until it does"
-    elif not any(c.spec.provider == spec.provider for c in classes.values()):
-        yield f"there is no StorageProviderClass of provider {spec.provider} yet; nothing is mounted until there is"
+        return (f"StorageProviderClass {named} does not exist; nothing is mounted until it does",)
+    if not any(c.spec.provider == spec.provider for c in classes.values()):
+        return (f"there is no StorageProviderClass of provider {spec.provider} yet; nothing is mounted until there is",)
+    return ()
+
+
+def _forbidden_by_all(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass], *, namespace: str) -> tuple[str, ...]:
+    """Which class serves a claim that names none depends on the pods. It is warned of, as another class may come."""
+    fitting = [c for c in classes.values() if c.spec.provider == spec.provider]
+    refusals = [(c.metadata.name, why) for c in fitting if (why := pins.refusal(c.spec, spec, namespace=namespace))]
+    if len(refusals) < len(fitting):
+        return ()
+    name, why = min(refusals)
+    return (f"no StorageProviderClass of provider {spec.provider} allows this claim; {name} {why}",)
 
 
 def _overlaps(spec: ClaimSpec, others: Iterable[DynamicVolumeClaim]) -> Iterator[str]:

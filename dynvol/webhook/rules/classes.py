@@ -13,6 +13,7 @@ from typing import Final
 from dynvol.api import names
 from dynvol.api.providerclass import ClassSpec
 from dynvol.mount import providers
+from dynvol.mount.providers import pins
 
 from . import quantities
 from .verdict import Verdict
@@ -27,6 +28,9 @@ _KNOWN: Final = frozenset(
         names.MEMORY_LIMIT_PARAMETER,
         names.MOUNTER_PARAMETER,
         names.OPTIONS_PARAMETER,
+        names.ALLOWED_NAMESPACES_PARAMETER,
+        names.ALLOWED_ENDPOINTS_PARAMETER,
+        names.ALLOWED_BUCKETS_PARAMETER,
     }
 )
 _RESOURCES: Final = (
@@ -48,6 +52,7 @@ def review_class(spec: ClassSpec) -> Verdict:
     problems = (
         *(_credentials(parameters) if spec.provider in _NEEDS_CREDENTIALS else ()),
         *_quantities(parameters),
+        *pins.problems(parameters),
         *providers.validate_class(spec.provider, _of_client(parameters)),
     )
     return Verdict(problems=problems, warnings=(*_unknown(parameters), *(() if problems else _tight(spec))))

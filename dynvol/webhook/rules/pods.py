@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dynvol.api import names
+from dynvol.api.providerclass import StorageProviderClass
+from dynvol.mount.providers import pins
 
 from .admitted import AdmittedContainer, AdmittedPod, AdmittedVolume
 from .paths import as_runtime_sees_it, within
@@ -21,12 +23,15 @@ PROPAGATION: Final = "HostToContainer"
 OPT_OUT: Final = "false"
 
 
-def review_pod(pod: AdmittedPod, *, defaults: Mapping[str, str], classes: Collection[str]) -> Verdict:
+def review_pod(
+    pod: AdmittedPod, *, namespace: str, defaults: Mapping[str, str], classes: Mapping[str, StorageProviderClass]
+) -> Verdict:
     """The verdict on a new pod.
 
     `defaults` are the annotations of a namespace that speaks for its pods, else empty; the pod's own win, key by key. `classes` are
     the classes that exist. One that does not exist is warned of, not refused: manifests arrive in any order, the pod starts with an
-    empty root, and gets its mounts when the class is there.
+    empty root, and gets its mounts when the class is there. One that is not for this namespace is refused: its root would stay
+    empty.
     """
     own = pod.annotations
     try:
@@ -37,6 +42,8 @@ def review_pod(pod: AdmittedPod, *, defaults: Mapping[str, str], classes: Collec
     except Refused as refused:
         return Verdict(problems=(str(refused),))
     used = {v.provider_class for v in pod.volumes if v.ours} | {w.provider_class for w in injection.wishes}
+    if forbidden := tuple(_forbidden(used, classes, namespace=namespace)):
+        return Verdict(problems=forbidden)
     warnings = (
         *_misleading_inject(own),
         *_missing(used, classes),
@@ -176,6 +183,12 @@ def _missing(used: Collection[str], classes: Collection[str]) -> Iterator[str]:
     for name in sorted(used):
         if name not in classes:
             yield f"StorageProviderClass {name} does not exist; until it does, the pod's volume stays empty"
+
+
+def _forbidden(used: Collection[str], classes: Mapping[str, StorageProviderClass], *, namespace: str) -> Iterator[str]:
+    for name in sorted(used):
+        if name in classes and (why := pins.namespace_refusal(classes[name].spec, namespace)):
+            yield f"StorageProviderClass {name} {why}"
 
 
 def _overruled(pod: AdmittedPod, wishes: Sequence[Wish]) -> Iterator[str]:

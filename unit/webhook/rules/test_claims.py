@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from dynvol.api import names
 from dynvol.api.claim import ClaimSpec, DynamicVolumeClaim, LabelSelector, LabelSelectorRequirement, S3Config
 from dynvol.api.meta import ObjectMeta
 from dynvol.api.providerclass import ClassSpec, StorageProviderClass
@@ -13,6 +15,7 @@ from dynvol.webhook.rules.verdict import Verdict
 S3 = StorageProviderClass(metadata=ObjectMeta(name="s3-sample"), spec=ClassSpec(provider="s3"))
 NFS = StorageProviderClass(metadata=ObjectMeta(name="nfs"), spec=ClassSpec(provider="nfs"))
 CLASSES = {"s3-sample": S3, "nfs": NFS}
+PINS = {names.ALLOWED_BUCKETS_PARAMETER: "public"}
 
 
 def spec(mountpoint: str = "/data", *, labels: dict[str, str] | None = None, **given: Any) -> ClaimSpec:
@@ -26,7 +29,7 @@ def claim(name: str, claim_spec: ClaimSpec, *, deleting: bool = False) -> Dynami
 
 
 def review(given: ClaimSpec, *neighbours: DynamicVolumeClaim, classes: dict[str, StorageProviderClass] | None = None) -> Verdict:
-    return review_claim(given, name="me", neighbours=neighbours, classes=CLASSES if classes is None else classes)
+    return review_claim(given, name="me", namespace="ns", neighbours=neighbours, classes=CLASSES if classes is None else classes)
 
 
 def test_a_good_claim_passes_without_a_word() -> None:
@@ -66,6 +69,22 @@ def test_a_class_that_does_not_exist_is_warned_of_since_manifests_come_in_any_or
 
 def test_that_no_class_could_serve_it_is_warned_of() -> None:
     assert "no StorageProviderClass of provider s3" in review(spec(), classes={}).warnings[0]
+
+
+PINNED = {"s3-sample": StorageProviderClass(metadata=S3.metadata, spec=msgspec.structs.replace(S3.spec, parameters=PINS))}
+
+
+def test_a_claim_that_the_class_it_names_does_not_allow_is_denied() -> None:
+    (problem,) = review(spec(storage_provider_class="s3-sample"), classes=PINNED).problems
+    assert problem.startswith("spec.storageProviderClass: s3-sample does not allow the bucket 'my-bucket'")
+    assert review(spec(storage_provider_class="s3-sample", s3_config=S3Config(bucket="public")), classes=PINNED) == Verdict()
+
+
+def test_a_claim_that_no_class_allows_is_warned_of_since_another_class_may_come() -> None:
+    verdict = review(spec(), classes=PINNED)
+    assert verdict.allowed
+    assert verdict.warnings[0].startswith("no StorageProviderClass of provider s3 allows this claim; s3-sample does not allow")
+    assert review(spec(), classes={**PINNED, "open": S3}) == Verdict()
 
 
 @pytest.mark.parametrize("key", ["a b", "/x", "a/b/c", "-a", "x" * 64])

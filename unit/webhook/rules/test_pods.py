@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynvol.api import names
+from dynvol.api.meta import ObjectMeta
+from dynvol.api.providerclass import ClassSpec, StorageProviderClass
 from dynvol.webhook.rules.admitted import AdmittedPod
 from dynvol.webhook.rules.pods import review_pod
 from dynvol.webhook.rules.verdict import Operation, Verdict
@@ -38,9 +40,17 @@ def pod(annotations: dict[str, str] | None = None, *, labels: dict[str, str] | N
     return {"metadata": metadata, "spec": {"containers": [{"name": "app", "image": "busybox"}], **spec}}
 
 
-def review(given: Pod, *, defaults: dict[str, str] | None = None, classes: set[str] | None = None) -> Verdict:
+def provider_class(name: str, **parameters: str) -> StorageProviderClass:
+    keyed = {f"{names.GROUP}/{key.replace('_', '-')}": value for key, value in parameters.items()}
+    return StorageProviderClass(metadata=ObjectMeta(name=name), spec=ClassSpec(provider="s3", parameters=keyed))
+
+
+def review(
+    given: Pod, *, defaults: dict[str, str] | None = None, classes: dict[str, StorageProviderClass] | None = None
+) -> Verdict:
     decoded = msgspec.json.decode(msgspec.json.encode(given), type=AdmittedPod)
-    return review_pod(decoded, defaults=defaults or {}, classes={"s3-sample", "other"} if classes is None else classes)
+    known = {"s3-sample": provider_class("s3-sample"), "other": provider_class("other")} if classes is None else classes
+    return review_pod(decoded, namespace="apps", defaults=defaults or {}, classes=known)
 
 
 def admitted(given: Pod, **view: Any) -> Pod:
@@ -207,8 +217,17 @@ class TestWrittenByHand:
         assert "'none' is no dispatch policy" in review(pod(volumes=[{"name": "v", "csi": csi}])).problems[0]
 
 
+@pytest.mark.parametrize("given", [pod(ASKED), pod(volumes=[VOLUME])], ids=["by annotation", "by hand"])
+def test_a_pod_of_a_namespace_that_may_not_use_the_class_is_denied(given: Pod) -> None:
+    verdict = review(given, classes={"s3-sample": provider_class("s3-sample", allowed_namespaces="team-*")})
+    assert verdict.problems == (
+        "StorageProviderClass s3-sample does not allow the namespace 'apps'; its parameter allowed-namespaces has 'team-*'",
+    )
+    assert review(given, classes={"s3-sample": provider_class("s3-sample", allowed_namespaces="apps")}).allowed
+
+
 def test_a_class_that_does_not_exist_is_warned_of_and_not_refused() -> None:
-    verdict = review(pod(ASKED), classes=set())
+    verdict = review(pod(ASKED), classes={})
     assert verdict.allowed
     assert "StorageProviderClass s3-sample does not exist" in verdict.warnings[0]
 

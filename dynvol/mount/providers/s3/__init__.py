@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .. import options
-from ..contract import Client, Credentials, Finding, Unusable
+from ..contract import Client, Credentials, Finding, Target, Unusable
 from . import bucket, credentials
 
 DEFAULT_MOUNTER = "s3fs"
@@ -30,6 +30,9 @@ class S3:
         else:
             from .s3fs import ALLOWED_OPTIONS as allowed
         return tuple(options.problems(parameters.get("options", ""), allowed=allowed, client=mounter))
+
+    def target(self, parameters: Mapping[str, str]) -> Target:
+        return Target(endpoint=bucket.url(parameters), bucket=parameters.get("bucket", ""))
 
     def client(self, parameters: Mapping[str, str], *, read_only: bool, credentials: Credentials) -> Client:
         if found := self.validate(parameters):

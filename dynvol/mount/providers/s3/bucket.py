@@ -59,7 +59,7 @@ class Bucket(msgspec.Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        return self.endpoint or f"https://s3.{self.region}.amazonaws.com"
+        return url({"endpoint": self.endpoint, "region": self.region})
 
     @property
     def address(self) -> tuple[bool, str, int]:
@@ -69,6 +69,11 @@ class Bucket(msgspec.Struct, frozen=True):
             raise ValueError(self.url)
         tls = match["scheme"].lower() == "https"
         return tls, match["host"].strip("[]"), int(match["port"] or (443 if tls else 80))
+
+
+def url(parameters: Mapping[str, str]) -> str:
+    """Where requests go: the endpoint, or Amazon's for the region."""
+    return parameters.get("endpoint", "").rstrip("/") or f"https://s3.{parameters.get('region') or DEFAULT_REGION}.amazonaws.com"
 
 
 def problems(parameters: Mapping[str, str]) -> list[str]:
