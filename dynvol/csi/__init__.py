@@ -1,6 +1,6 @@
 """What kubelet talks to: the CSI Identity and Node services, and the registration that makes kubelet find them.
 
-The only package that knows grpclib. It asks for mounts through `Targets`, and knows neither the API nor mount pods: a pod's start
+It asks for mounts through `Targets`, and knows neither the API nor mount pods: a pod's start
 waits for nothing but this node's kernel.
 
     server        both sockets, from entering to leaving: what `app` composes
@@ -8,10 +8,7 @@ waits for nothing but this node's kernel.
     identity      who the plugin is
     node          publish, unpublish, stats
     requests      from a request to what is meant by it, or the reason why not (pure)
-    operations    one at a time per volume, joined by whoever asks again
     kernel        `Targets` on the kernel's mount table
-    calls         around every call: admission, codes, log, figures
-    listener      a Unix socket with its file, served and drained
     errors        the error tree, and the one table from errors to codes
     proto         written by hack/generate
 """

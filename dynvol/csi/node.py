@@ -11,8 +11,9 @@ import logging
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from dynvol.rpc.operations import Operations
+
 from .errors import NotPublished
-from .operations import Operations
 from .proto.csi import v1 as csi
 from .requests import Node, Publication, Target, inspection, publication, unpublication
 
@@ -77,12 +78,12 @@ class NodeService(csi.NodeBase):
 
     async def node_publish_volume(self, message: csi.NodePublishVolumeRequest) -> csi.NodePublishVolumeResponse:
         wanted = publication(message, node=self._node)
-        await self._operations.run(wanted.volume, request=wanted, work=lambda: self._publish(wanted))
+        await self._operations.run(f"volume {wanted.volume}", request=wanted, work=lambda: self._publish(wanted))
         return csi.NodePublishVolumeResponse()
 
     async def node_unpublish_volume(self, message: csi.NodeUnpublishVolumeRequest) -> csi.NodeUnpublishVolumeResponse:
         volume, target = unpublication(message, node=self._node)
-        await self._operations.run(volume, request=target, work=lambda: self._unpublish(volume, target))
+        await self._operations.run(f"volume {volume}", request=target, work=lambda: self._unpublish(volume, target))
         return csi.NodeUnpublishVolumeResponse()
 
     async def node_get_volume_stats(self, message: csi.NodeGetVolumeStatsRequest) -> csi.NodeGetVolumeStatsResponse:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-import betterproto2
-
 from dynvol.api import names
 from dynvol.api.identity import Workload
 
@@ -40,7 +38,6 @@ _PATH_LIMIT: Final = 4095
 """PATH_MAX without its NUL."""
 _NAME_LIMIT: Final = 255
 """NAME_MAX."""
-_HIDDEN: Final = re.compile("secret|token|password|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +137,6 @@ def target(text: str, *, node: Node, field: str = "target_path") -> Target:
         f"{field} {text[:200]} is not below {node.kubelet_dir}/pods/<pod uid>/volumes/kubernetes.io~csi: "
         f"if kubelet's root directory is another one, say so with --kubelet-dir"
     )
-
-
-def redacted(message: betterproto2.Message) -> dict[str, object]:
-    """The fields that are set, as they may be logged: values whose field or key sounds like a secret are left out."""
-    return _without_secrets(message.to_dict(casing=betterproto2.Casing.SNAKE))
-
-
-def _without_secrets(fields: Mapping[str, object]) -> dict[str, object]:
-    def shown(key: str, value: object) -> object:
-        if _HIDDEN.search(key):
-            return "…"
-        return _without_secrets(value) if isinstance(value, Mapping) else value
-
-    return {key: shown(key, value) for key, value in fields.items()}
 
 
 def _check_presence(request: csi.NodePublishVolumeRequest) -> None:

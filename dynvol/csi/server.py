@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Self
 
 from dynvol.api import names
+from dynvol.rpc.calls import CallObserver, Service, unobserved
+from dynvol.rpc.listener import UnixServer
+from dynvol.rpc.operations import Operations
 
-from .calls import CallObserver, Service, unobserved
-from .errors import NotServing
+from .errors import CODES, NotServing
 from .identity import IdentityService
-from .listener import UnixServer
 from .node import NodeService, Targets
-from .operations import Operations
 from .proto.csi import v1 as csi
 from .registration import RegistrationService
 from .requests import Node
@@ -53,9 +53,9 @@ class CsiServer:
             csi.GroupControllerBase(),
             csi.SnapshotMetadataBase(),
         ]
-        self._csi = UnixServer(self.endpoint, services, observer=observer, drain=drain)
+        self._csi = UnixServer(self.endpoint, services, codes=CODES, observer=observer, drain=drain)
         registry = Path(node.kubelet_dir, "plugins_registry", f"{names.DRIVER}-reg.sock")
-        self._kubelet = UnixServer(registry, [self._registration], observer=observer, drain=drain)
+        self._kubelet = UnixServer(registry, [self._registration], codes=CODES, observer=observer, drain=drain)
 
     async def __aenter__(self) -> Self:
         """1. Somewhere for work to run. 2. The CSI socket. 3. The registration socket, upon which kubelet calls the CSI socket.

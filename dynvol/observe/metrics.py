@@ -211,7 +211,7 @@ class _Requests:
 
 
 class _Csi:
-    """Implements `dynvol.csi.calls.CallObserver`: call it."""
+    """Implements `dynvol.rpc.calls.CallObserver`: call it."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._time = _histogram(

@@ -16,15 +16,15 @@ from grpclib.exceptions import GRPCError
 from grpclib.testing import ChannelFor
 
 from dynvol.api import names
-from dynvol.csi.calls import Calls, Service
-from dynvol.csi.errors import code_of
+from dynvol.csi.errors import CODES
 from dynvol.csi.identity import IdentityService
 from dynvol.csi.node import NodeService
-from dynvol.csi.operations import Operations
 from dynvol.csi.proto import pluginregistration as kubelet
 from dynvol.csi.proto.csi import v1 as csi
 from dynvol.csi.registration import RegistrationService
 from dynvol.mount import errors as mount
+from dynvol.rpc.calls import Calls, Service
+from dynvol.rpc.operations import Operations
 from unit.csi.wishes import (
     KUBELET_DIR,
     OTHER_UID,
@@ -57,7 +57,7 @@ class World:
 @pytest.fixture
 async def world(kernel: Kernel) -> AsyncIterator[World]:
     seen: list[tuple[str, str]] = []
-    calls = Calls(lambda method, code, seconds: seen.append((method.rpartition("/")[2], code)))
+    calls = Calls(CODES, lambda method, code, seconds: seen.append((method.rpartition("/")[2], code)))
     registration = RegistrationService(endpoint="/var/lib/kubelet/plugins/x/csi.sock")
     async with Operations() as operations:
         services: list[Service] = [
@@ -231,7 +231,7 @@ async def test_a_defect_is_answered_with_a_mark_that_leads_to_its_trace(
 
 async def test_every_error_of_the_mount_package_was_foreseen() -> None:
     foreseen = [cls for cls in vars(mount).values() if isinstance(cls, type) and issubclass(cls, mount.MountProblem)]
-    assert [cls for cls in foreseen if cls is not mount.MountProblem and code_of(cls.__new__(cls)) is None] == []
+    assert [cls for cls in foreseen if cls is not mount.MountProblem and CODES.of(cls.__new__(cls)) is None] == []
 
 
 async def test_every_call_is_counted_with_its_code(world: World, kernel: Kernel) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dynvol.csi.errors import InvalidRequest, NotPublished
 from dynvol.csi.proto.csi import v1 as csi
-from dynvol.csi.requests import inspection, publication, redacted, target, unpublication
+from dynvol.csi.requests import inspection, publication, target, unpublication
+from dynvol.rpc.redaction import redacted
 from unit.csi.wishes import (
     OTHER_UID,
     POD_UID,

@@ -16,13 +16,14 @@ import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from dynvol.csi.calls import Service
+from dynvol.csi.errors import CODES
 from dynvol.csi.identity import IdentityService
 from dynvol.csi.kernel import KernelTargets
-from dynvol.csi.listener import UnixServer
 from dynvol.csi.proto.csi import v1 as csi
 from dynvol.csi.server import CsiServer
 from dynvol.mount.executor import MountExecutor
+from dynvol.rpc.calls import Service
+from dynvol.rpc.listener import UnixServer
 from unit.csi.wishes import POD_UID, context, node, target_path
 from unit.mount.namespaces import run_isolated
 
@@ -102,6 +103,6 @@ async def _server(playground: Path) -> AsyncIterator[tuple[Path, Path]]:
     async with (
         MountExecutor() as executor,
         CsiServer(KernelTargets(executor), node=here, version="1") as server,
-        UnixServer(playground / "controller.sock", services) as controller,
+        UnixServer(playground / "controller.sock", services, codes=CODES) as controller,
     ):
         yield server.endpoint, controller.path

@@ -9,12 +9,12 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from dynvol.csi.calls import CallObserver
 from dynvol.kube.connection import RequestMetrics
 from dynvol.observe import metrics as observe_metrics
 from dynvol.observe.health import Health
 from dynvol.observe.metrics import CONTENT_TYPE, Metrics
 from dynvol.observe.server import serve
+from dynvol.rpc.calls import CallObserver
 from dynvol.runtime.metrics import InformerMetrics, LeaderMetrics, QueueMetrics, ReconcileMetrics
 from dynvol.webhook.server import AdmissionMetrics
 

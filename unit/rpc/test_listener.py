@@ -16,14 +16,15 @@ import pytest
 from grpclib.client import Channel
 from hyperframe.frame import Frame, GoAwayFrame
 
-from dynvol.csi.errors import SocketInUse, SocketUnusable
+from dynvol.csi.errors import CODES
 from dynvol.csi.identity import IdentityService
-from dynvol.csi.listener import SocketFile, UnixServer
 from dynvol.csi.proto.csi import v1 as csi
+from dynvol.rpc.errors import SocketInUse, SocketUnusable
+from dynvol.rpc.listener import Access, SocketFile, UnixServer
 
 
 def _server(path: Path, *, look_after: float = 10.0) -> UnixServer:
-    return UnixServer(path, [IdentityService(version="1", ready=lambda: True)], drain=0.5, look_after=look_after)
+    return UnixServer(path, [IdentityService(version="1", ready=lambda: True)], codes=CODES, drain=0.5, look_after=look_after)
 
 
 async def _answers(path: Path) -> bool:
@@ -31,8 +32,8 @@ async def _answers(path: Path) -> bool:
         return bool((await csi.IdentityStub(channel).probe()).ready)
 
 
-async def test_the_file_is_there_while_someone_listens_and_is_closed_to_others(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "plugins" / "x" / "csi.sock"
+async def test_the_file_is_there_while_someone_listens_and_is_closed_to_others(folder: Path) -> None:
+    path = folder / "plugins" / "x" / "csi.sock"
     async with _server(path):
         assert stat.filemode(path.lstat().st_mode) == "srw-------"
         assert [found.name for found in path.parent.iterdir()] == ["csi.sock"]
@@ -40,7 +41,7 @@ async def test_the_file_is_there_while_someone_listens_and_is_closed_to_others(k
     assert list(path.parent.iterdir()) == []
 
 
-def test_the_file_was_never_more_open_whatever_the_umask(kubelet_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_was_never_more_open_whatever_the_umask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
     rename = Path.rename
 
@@ -51,7 +52,7 @@ def test_the_file_was_never_more_open_whatever_the_umask(kubelet_dir: Path, monk
     monkeypatch.setattr(Path, "rename", watched)
     before = os.umask(0)
     try:
-        bound = SocketFile.bind(kubelet_dir / "csi.sock")
+        bound = SocketFile.bind(folder / "csi.sock")
     finally:
         os.umask(before)
     bound.socket.close()
@@ -59,8 +60,25 @@ def test_the_file_was_never_more_open_whatever_the_umask(kubelet_dir: Path, monk
     assert modes == ["srw-------"]
 
 
-async def test_what_a_killed_process_left_is_replaced(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "csi.sock"
+def test_mode_and_owner_are_those_that_were_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    chown = os.chown
+
+    def watched(path: Path, uid: int, gid: int, *, follow_symlinks: bool) -> None:
+        modes.append(stat.filemode(path.lstat().st_mode))
+        chown(path, uid, gid, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "chown", watched)
+    bound = SocketFile.bind(folder / "own.sock", access=Access(mode=0o660, uid=1234, gid=4321))
+    status = bound.path.lstat()
+    bound.socket.close()
+    bound.remove()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o660, 1234, 4321)
+    assert modes == ["srw-------"], "it was open to a group that is not meant"
+
+
+async def test_what_a_killed_process_left_is_replaced(folder: Path) -> None:
+    path = folder / "csi.sock"
     async with _killed_after_binding(path):
         assert path.is_socket()
     assert path.is_socket()
@@ -69,8 +87,8 @@ async def test_what_a_killed_process_left_is_replaced(kubelet_dir: Path) -> None
     assert not path.exists()
 
 
-async def test_what_a_process_left_that_was_killed_between_binding_and_naming_does_not_stand_in_the_way(kubelet_dir: Path) -> None:
-    path, hidden = kubelet_dir / "csi.sock", kubelet_dir / ".csi.soc"
+async def test_what_a_process_left_that_was_killed_between_binding_and_naming_does_not_stand_in_the_way(folder: Path) -> None:
+    path, hidden = folder / "csi.sock", folder / ".csi.soc"
     with socket.socket(socket.AF_UNIX) as leftover:
         leftover.bind(str(hidden))
     async with _server(path):
@@ -78,8 +96,8 @@ async def test_what_a_process_left_that_was_killed_between_binding_and_naming_do
         assert not hidden.exists()
 
 
-async def test_a_living_processs_place_is_not_taken(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "csi.sock"
+async def test_a_living_processs_place_is_not_taken(folder: Path) -> None:
+    path = folder / "csi.sock"
     async with _server(path):
         with pytest.raises(SocketInUse, match="second dynvol"):
             async with _server(path):
@@ -87,8 +105,8 @@ async def test_a_living_processs_place_is_not_taken(kubelet_dir: Path) -> None:
         assert await _answers(path)
 
 
-async def test_a_process_that_listens_and_accepts_no_one_is_alive(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "csi.sock"
+async def test_a_process_that_listens_and_accepts_no_one_is_alive(folder: Path) -> None:
+    path = folder / "csi.sock"
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
         busy.bind(str(path))
         busy.listen(0)
@@ -102,8 +120,8 @@ async def test_a_process_that_listens_and_accepts_no_one_is_alive(kubelet_dir: P
     path.unlink()
 
 
-async def test_something_else_at_the_path_is_left_alone(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "csi.sock"
+async def test_something_else_at_the_path_is_left_alone(folder: Path) -> None:
+    path = folder / "csi.sock"
     path.write_text("precious")
     with pytest.raises(SocketUnusable, match="not a socket"):
         async with _server(path):
@@ -111,17 +129,17 @@ async def test_something_else_at_the_path_is_left_alone(kubelet_dir: Path) -> No
     assert path.read_text() == "precious"
 
 
-async def test_a_path_that_no_one_could_connect_to_is_refused_in_words(kubelet_dir: Path) -> None:
-    longest = kubelet_dir / ("s" * (107 - len(str(kubelet_dir)) - 1))
+async def test_a_path_that_no_one_could_connect_to_is_refused_in_words(folder: Path) -> None:
+    longest = folder / ("s" * (107 - len(str(folder)) - 1))
     async with _server(longest):
         assert await _answers(longest)
     with pytest.raises(SocketUnusable, match="107 bytes"):
-        async with _server(kubelet_dir / (longest.name + "s")):
+        async with _server(folder / (longest.name + "s")):
             pass
 
 
-async def test_a_file_that_another_process_put_in_our_place_is_not_removed(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "csi.sock"
+async def test_a_file_that_another_process_put_in_our_place_is_not_removed(folder: Path) -> None:
+    path = folder / "csi.sock"
     async with _server(path) as server:
         assert await server.present()
         path.unlink()
@@ -133,8 +151,8 @@ async def test_a_file_that_another_process_put_in_our_place_is_not_removed(kubel
     path.unlink()
 
 
-async def test_a_file_that_was_taken_away_is_put_back(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "csi.sock"
+async def test_a_file_that_was_taken_away_is_put_back(folder: Path) -> None:
+    path = folder / "csi.sock"
     async with _server(path, look_after=0.01) as server, Channel(path=str(path)) as channel:
         await csi.IdentityStub(channel).probe()
         for _ in range(2):
@@ -147,8 +165,8 @@ async def test_a_file_that_was_taken_away_is_put_back(kubelet_dir: Path) -> None
     assert not path.exists()
 
 
-async def test_a_file_that_is_anothers_is_not_fought_for(kubelet_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = kubelet_dir / "csi.sock"
+async def test_a_file_that_is_anothers_is_not_fought_for(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = folder / "csi.sock"
     with socket.socket(socket.AF_UNIX) as other:
         async with _server(path, look_after=0.01) as server:
             path.unlink()
@@ -162,8 +180,8 @@ async def test_a_file_that_is_anothers_is_not_fought_for(kubelet_dir: Path, capl
     path.unlink()
 
 
-async def test_clients_are_told_to_go_elsewhere_before_their_connection_is_closed(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "csi.sock"
+async def test_clients_are_told_to_go_elsewhere_before_their_connection_is_closed(folder: Path) -> None:
+    path = folder / "csi.sock"
     async with _server(path):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
@@ -174,8 +192,8 @@ async def test_clients_are_told_to_go_elsewhere_before_their_connection_is_close
     await writer.wait_closed()
 
 
-async def test_a_peer_that_reads_nothing_does_not_hold_the_server_up(kubelet_dir: Path) -> None:
-    path = kubelet_dir / "csi.sock"
+async def test_a_peer_that_reads_nothing_does_not_hold_the_server_up(folder: Path) -> None:
+    path = folder / "csi.sock"
     with socket.socket(socket.AF_UNIX) as silent:
         async with _server(path):
             await asyncio.to_thread(silent.connect, str(path))
@@ -183,8 +201,8 @@ async def test_a_peer_that_reads_nothing_does_not_hold_the_server_up(kubelet_dir
         assert asyncio.get_running_loop().time() - left < 5
 
 
-async def test_leaving_leaves_no_task_behind(kubelet_dir: Path) -> None:
-    async with _server(kubelet_dir / "csi.sock") as server:
+async def test_leaving_leaves_no_task_behind(folder: Path) -> None:
+    async with _server(folder / "csi.sock") as server:
         await _answers(server.path)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -192,7 +210,7 @@ async def test_leaving_leaves_no_task_behind(kubelet_dir: Path) -> None:
 @asynccontextmanager
 async def _killed_after_binding(path: Path) -> AsyncIterator[None]:
     """A process that listens at `path` like the server does, and is killed before the context is entered."""
-    script = "import sys; from pathlib import Path; from dynvol.csi.listener import SocketFile\n"
+    script = "import sys; from pathlib import Path; from dynvol.rpc.listener import SocketFile\n"
     script += "bound = SocketFile.bind(Path(sys.argv[1])); print('bound', flush=True); sys.stdin.read()"
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(path), stdin=pipe, stdout=pipe, env={})

@@ -20,10 +20,8 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Stream
 from h2.exceptions import StreamClosedError
 
-from dynvol.api import names
-
-from .errors import MessageTooLarge, ShuttingDown, code_of
-from .requests import redacted
+from .errors import Codes, MessageTooLarge, ShuttingDown
+from .redaction import redacted
 
 _log: Final = logging.getLogger(__name__)
 
@@ -52,7 +50,8 @@ class Service(Protocol):
 class Calls:
     """All calls of one server: wraps its services, counts, refuses when told to."""
 
-    def __init__(self, observer: CallObserver) -> None:
+    def __init__(self, codes: Codes, observer: CallObserver) -> None:
+        self._codes = codes
         self._observer = observer
         self._refusing = False
         self._in_flight = 0
@@ -79,7 +78,7 @@ class Calls:
     async def _serve(self, method: str, handler: Callable[[Stream[Any, Any]], Awaitable[None]], stream: Stream[Any, Any]) -> None:
         with self._counted(), _observed(method, stream, self._observer):
             if self._refusing:
-                raise _answer(method, ShuttingDown("dynvol is being stopped on this node; call again"))
+                raise self._answer(method, ShuttingDown("dynvol is being stopped; call again"))
             _limit_messages(stream)
             try:
                 await handler(stream)
@@ -88,7 +87,21 @@ class Calls:
             except StreamClosedError as error:  # While the answer was on its way: as good as cancelled, and no one's fault.
                 raise GRPCError(Status.CANCELLED) from error
             except Exception as error:
-                raise _answer(method, error) from error
+                raise self._answer(method, error) from error
+
+    def _answer(self, method: str, error: Exception) -> GRPCError:
+        """What the client is told. Logged here, once: a line for what was foreseen, a trace for what was not."""
+        if isinstance(error, GRPCError):
+            if error.status is Status.UNIMPLEMENTED and error.message is None:
+                return GRPCError(error.status, f"{method} is not implemented: {self._codes.unimplemented}")
+            return error
+        code = self._codes.of(error)
+        if code is not None:
+            _log.warning("call refused", extra={"method": method, "code": code.name, "error": str(error)})
+            return GRPCError(code, str(error))
+        mark = uuid.uuid4().hex[:12]
+        _log.error("call failed", extra={"method": method, "log_id": mark}, exc_info=error)
+        return GRPCError(Status.INTERNAL, f"unexpected {type(error).__name__}: look for {mark} in dynvol's log")
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -132,21 +145,6 @@ def _observed(method: str, stream: Stream[Any, Any], observer: CallObserver) -> 
         raise
     finally:
         observer(method, code.name, loop.time() - begun)
-
-
-def _answer(method: str, error: Exception) -> GRPCError:
-    """What the client is told. Logged here, once: a line for what was foreseen, a trace for what was not."""
-    if isinstance(error, GRPCError):
-        if error.status is Status.UNIMPLEMENTED and error.message is None:
-            return GRPCError(error.status, f"{method} is not implemented: {names.DRIVER} serves inline volumes of pods only")
-        return error
-    code = code_of(error)
-    if code is not None:
-        _log.warning("call refused", extra={"method": method, "code": code.name, "error": str(error)})
-        return GRPCError(code, str(error))
-    mark = uuid.uuid4().hex[:12]
-    _log.error("call failed", extra={"method": method, "log_id": mark}, exc_info=error)
-    return GRPCError(Status.INTERNAL, f"unexpected {type(error).__name__}: look for {mark} in the log of dynvol on this node")
 
 
 def _limit_messages(stream: Stream[Any, Any]) -> None:

@@ -1,6 +1,6 @@
-"""At most one operation per volume, and none that dies with its caller.
+"""At most one operation for each key (a volume, a path), and none that dies with its caller.
 
-Kubelet gives up a call after its deadline and calls again. The kernel's work goes on meanwhile, so work belongs to no call: it is
+A client gives up a call after its deadline and calls again. The kernel's work goes on meanwhile, so work belongs to no call: it is
 a task of this object, a repeated call joins it, and a caller that goes away only stops waiting. Nothing here survives the process;
 what was done is in the mount table.
 """
@@ -34,7 +34,7 @@ class _Operation(Generic[T]):
 class Operations:
     """Owns the tasks of all operations. On leaving, waits `grace` seconds for those in flight, then cancels them.
 
-    Invariant: a volume is in `_in_flight` from before its task's first step until after its last.
+    Invariant: a key is in `_in_flight` from before its task's first step until after its last.
     """
 
     def __init__(self, *, grace: float = 20.0) -> None:
@@ -57,41 +57,41 @@ class Operations:
                 task.cancel()
         await self._tasks.__aexit__(kind, error, trace)
 
-    async def run(self, volume: str, *, request: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work` for `volume`, or join it if the same `request` is being done already.
+    async def run(self, key: str, *, request: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work` for `key`, or join it if the same `request` is being done already.
 
-        Raises OperationPending while another request is being done for the volume, ShuttingDown, and whatever `work` raises. If the
+        Raises OperationPending while another request is being done for the key, ShuttingDown, and whatever `work` raises. If the
         caller is cancelled, the work goes on.
         """
-        operation = self._in_flight.get(volume)
+        operation = self._in_flight.get(key)
         if operation is None:
-            operation = self._begin(volume, request, work)
+            operation = self._begin(key, request, work)
         elif operation.request != request:
-            raise OperationPending(f"another operation on volume {volume} is under way; call again when it has ended")
+            raise OperationPending(f"another operation on {key} is under way; call again when it has ended")
         operation.waiting += 1
         try:
             return await asyncio.shield(operation.outcome)
         finally:
             operation.waiting -= 1
 
-    def _begin(self, volume: str, request: Hashable, work: Callable[[], Awaitable[T]]) -> _Operation[T]:
+    def _begin(self, key: str, request: Hashable, work: Callable[[], Awaitable[T]]) -> _Operation[T]:
         if self._closing:
-            raise ShuttingDown("dynvol is being stopped on this node; call again")
+            raise ShuttingDown("dynvol is being stopped; call again")
         operation: _Operation[T] = _Operation(request, asyncio.get_running_loop().create_future())
-        self._in_flight[volume] = operation
-        operation.task = self._tasks.create_task(self._perform(volume, operation, work), name=f"volume {volume}")
+        self._in_flight[key] = operation
+        operation.task = self._tasks.create_task(self._perform(key, operation, work), name=f"operation on {key}")
         return operation
 
-    async def _perform(self, volume: str, operation: _Operation[T], work: Callable[[], Awaitable[T]]) -> None:
+    async def _perform(self, key: str, operation: _Operation[T], work: Callable[[], Awaitable[T]]) -> None:
         try:
             operation.outcome.set_result(await work())
         except Exception as error:
             operation.outcome.set_exception(error)
             if not operation.waiting:
                 operation.outcome.exception()  # Retrieved here: no one else will.
-                _log.warning("an operation failed after its caller had gone", extra={"volume": volume, "error": str(error)})
+                _log.warning("an operation failed after its caller had gone", extra={"key": key, "error": str(error)})
         except asyncio.CancelledError:
             operation.outcome.cancel()
             raise
         finally:
-            del self._in_flight[volume]
+            del self._in_flight[key]

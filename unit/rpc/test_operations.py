@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from dynvol.csi.errors import OperationPending, ShuttingDown
-from dynvol.csi.operations import Operations
+from dynvol.rpc.errors import OperationPending, ShuttingDown
+from dynvol.rpc.operations import Operations
 
 
 class Work:
@@ -43,19 +43,19 @@ async def test_asking_after_the_end_does_it_again() -> None:
         assert await operations.run("v", request="publish", work=work) == 2
 
 
-async def test_another_request_for_the_same_volume_is_turned_away_until_the_first_has_ended() -> None:
+async def test_another_request_for_the_same_key_is_turned_away_until_the_first_has_ended() -> None:
     work = Work()
     async with Operations() as operations, asyncio.TaskGroup() as callers:
         callers.create_task(operations.run("v", request="publish", work=work))
         await asyncio.sleep(0)
-        with pytest.raises(OperationPending, match="volume v"):
+        with pytest.raises(OperationPending, match="operation on v"):
             await operations.run("v", request="unpublish", work=work)
         work.let_go.set()
         await operations.run("v", request="publish", work=work)
         assert await operations.run("v", request="unpublish", work=work) == 2
 
 
-async def test_volumes_do_not_wait_for_each_other() -> None:
+async def test_keys_do_not_wait_for_each_other() -> None:
     slow, quick = Work(), Work()
     quick.let_go.set()
     async with Operations() as operations, asyncio.TaskGroup() as callers:

@@ -1,8 +1,8 @@
 """A gRPC server on a Unix socket, together with the socket's file.
 
-The file is there from the moment at which someone listens until the moment at which no one does, is never accessible to others,
-never takes a living process's place, and what a killed process left behind does not stand in the way.
-A file that someone takes away is put back, for kubelet would find the driver no more when it starts anew.
+The file is there from the moment at which someone listens until the moment at which no one does, is never open to more than it
+should be, never takes a living process's place, and what a killed process left behind does not stand in the way.
+A file that someone takes away is put back, for no client would find us any more (kubelet looks when it starts anew).
 Leaving drains: no new connections, no new calls, those in flight may end, then the connections are closed. grpclib alone would
 cancel the calls, leave the peers waiting and the file behind.
 """
@@ -29,20 +29,31 @@ from grpclib.server import Server
 from hyperframe.frame import GoAwayFrame
 
 from .calls import CallObserver, Calls, Service, log_request, unobserved
-from .errors import SocketInUse, SocketProblem, SocketUnusable
+from .errors import Codes, SocketInUse, SocketProblem, SocketUnusable
 
 _log: Final = logging.getLogger(__name__)
 
 _PATH_LIMIT: Final = 107
 """Bytes of sun_path without its NUL (unix(7)); kubelet could not connect to a longer one."""
-_MODE: Final = 0o600
-"""Kubelet is root; whoever may connect may have things mounted."""
 _WINDOW: Final = 1024 * 1024
 """Bytes that a client may send ahead of us, per call and per connection."""
 _CLOSE_WAIT: Final = 1.0
 """Seconds for a peer to take what was written before its connection is cut."""
 _LOOK_AFTER: Final = 10.0
 """Seconds between looks at the file. Kubelet looks for sockets when it starts, and when one appears."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may connect: to write to the socket is to connect. Whoever may can have things mounted."""
+
+    mode: int = 0o600
+    uid: int = -1
+    """-1, here and for the group: this process's."""
+    gid: int = -1
+
+
+ROOT_ONLY: Final = Access()
 
 
 class UnixServer:
@@ -53,19 +64,23 @@ class UnixServer:
         path: Path,
         services: Sequence[Service],
         *,
+        codes: Codes,
+        access: Access = ROOT_ONLY,
         observer: CallObserver = unobserved,
         drain: float = 10.0,
         look_after: float = _LOOK_AFTER,
     ) -> None:
         self.path: Final = path
         self._services = services
+        self._codes = codes
+        self._access = access
         self._observer = observer
         self._drain = drain
         self._look_after = look_after
 
     async def __aenter__(self) -> Self:
         """Raises SocketInUse, SocketUnusable, OSError."""
-        self._calls = Calls(self._observer)
+        self._calls = Calls(self._codes, self._observer)
         self._server = _Server([self._calls.guard(service) for service in self._services])
         listen(self._server, RecvMessage, log_request)
         await self._open()
@@ -94,7 +109,7 @@ class UnixServer:
         return await asyncio.to_thread(self._file.is_ours)
 
     async def _open(self) -> None:
-        self._file = await asyncio.to_thread(SocketFile.bind, self.path)
+        self._file = await asyncio.to_thread(SocketFile.bind, self.path, access=self._access)
         await self._server.listen_on(self._file.socket)
 
     async def _keep(self) -> None:
@@ -133,12 +148,13 @@ class SocketFile:
     inode: tuple[int, int]
 
     @classmethod
-    def bind(cls, path: Path) -> SocketFile:
+    def bind(cls, path: Path, *, access: Access = ROOT_ONLY) -> SocketFile:
         """Listen at `path`. Raises SocketInUse, SocketUnusable, OSError.
 
         1. What is there already is looked at: only a socket on which no one listens may be replaced. 2. The new one is bound
-        under a name of its own, next to it, and listens. 3. It takes the path by rename, in one step. The hidden name is as long
-        as the real one, and kubelet overlooks names with a dot (pkg/kubelet/pluginmanager/pluginwatcher).
+        under a name of its own, next to it, listens, and is given to whom it belongs. 3. It takes the path by rename, in one step.
+        The hidden name is as long as the real one, and kubelet overlooks names with a dot
+        (pkg/kubelet/pluginmanager/pluginwatcher).
         """
         if len(os.fsencode(path)) > _PATH_LIMIT:
             raise SocketUnusable(f"the path of a socket may have {_PATH_LIMIT} bytes, {path} has {len(os.fsencode(path))}")
@@ -149,9 +165,10 @@ class SocketFile:
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             # On Linux the file takes its mode from the socket, so it is never more open than this, whatever the umask.
-            os.fchmod(bound.fileno(), _MODE)
+            os.fchmod(bound.fileno(), ROOT_ONLY.mode)
             bound.bind(os.fsencode(hidden))
             bound.listen(128)
+            _grant(hidden, access)
             inode = _inode(hidden)
             hidden.rename(path)
         except BaseException:
@@ -169,6 +186,12 @@ class SocketFile:
         """If it is still ours: a process that took our place keeps its file."""
         if self.is_ours():
             self.path.unlink(missing_ok=True)
+
+
+def _grant(path: Path, access: Access) -> None:
+    """The owner before the mode: there is no moment at which others may connect than are meant."""
+    os.chown(path, access.uid, access.gid, follow_symlinks=False)
+    os.chmod(path, access.mode)
 
 
 def _inode(path: Path) -> tuple[int, int]:
@@ -190,7 +213,7 @@ def _check_replaceable(path: Path) -> None:
             return
         except BlockingIOError:  # Its backlog is full: someone is alive, if not well.
             pass
-    raise SocketInUse(f"another process listens on {path}; is there a second dynvol on this node?")
+    raise SocketInUse(f"another process listens on {path}; is there a second dynvol?")
 
 
 class _Connection(H2Protocol):
