@@ -85,7 +85,8 @@ def opened(stage: Stage) -> Iterator[None]:
 
 
 def clear_earlier_life(stage: Stage) -> None:
-    """Take away mounts whose clients ended with an earlier mounter: they die with their parent, so none can be alive."""
+    """Take away mounts whose clients ended with an earlier mounter: they die with their parent, so none can be alive. And the
+    directories below them: to programs a bare one looks like an empty bucket, also while it is not yet, or never again, mounted."""
     table = mountinfo.read()
     for directory in (stage.root, stage.run):
         dead = {m.path for m in table.below(directory) if is_ours(m)}
@@ -95,9 +96,24 @@ def clear_earlier_life(stage: Stage) -> None:
         for path in sorted(dead):
             _log.warning("cleared a mount of an earlier life", path=path)
     table = mountinfo.read()
+    _remove_bare_directories(stage.root, table)
     stale_run = table.at(stage.run)
     if stale_run is not None and stale_run.source == "dynvol-run":
         syscalls.unmount(stage.run, lazily=True)
+
+
+def _remove_bare_directories(root: str, table: MountTable) -> None:
+    """All but the pods' own, which are not ours. What is mounted stays, and with it what leads there."""
+    for pod in _names(root):
+        for name in _names(f"{root}/{pod}"):
+            paths.remove_empty_tree(f"{root}/{pod}/{name}", table=table)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def is_ours(mount: Mount) -> bool:
