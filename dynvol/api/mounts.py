@@ -30,7 +30,8 @@ class Phase(StrEnum):
 class WantedMount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """One bucket (or other storage) at one path of one workload pod.
 
-    `path` is relative to the mounter's root: `<pod uid>/<mountpoint without its leading slash>`. `spec_hash` covers everything that
+    `path` is relative to the mounter's root: `<pod uid>/<mountpoint without its leading slash>`. A mounter that serves no pods has
+    an empty `pod_uid`, and paths that begin below its root. `spec_hash` covers everything that
     makes two mounts different, so a changed hash at the same path means: unmount, then mount anew. `source()` is the name under
     which the mount shows in the mount table, whoever looks.
     """
@@ -43,6 +44,8 @@ class WantedMount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     provider: str
     spec_hash: str
     read_only: bool = False
+    credentials: str = ""
+    """Which of the mounter's sets of credentials; empty: the one that is for all mounts that name none."""
     parameters: dict[str, str] = {}
     """Non-secret: for s3 `bucket`, `endpoint`, `prefix`, `region`, `pathStyle`, `uid`, `gid`, `umask`, `mounter`, `options`."""
 

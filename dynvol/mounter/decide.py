@@ -48,6 +48,8 @@ class SessionView(msgspec.Struct, frozen=True):
     """Where it shows or showed since it runs."""
     flushed: bool = False
     """It is ending, and all that was written and closed is in the storage."""
+    in_pods: bool = True
+    """Its paths begin with a pod's uid."""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -156,7 +158,7 @@ def _predecessor(mount: WantedMount, sessions: Mapping[str, SessionView], wanted
     return None
 
 
-def refusals(wanted: Sequence[WantedMount]) -> dict[str, MountReport]:
+def refusals(wanted: Sequence[WantedMount], *, for_pods: bool = True) -> dict[str, MountReport]:
     """Reports, by `WantedMount.key`, of those that cannot be tried, and why.
 
     The node process tells of one mount only where claims overlap. Should it ever tell of two, the first in the list is tried.
@@ -164,11 +166,11 @@ def refusals(wanted: Sequence[WantedMount]) -> dict[str, MountReport]:
     found: dict[str, MountReport] = {}
     taken: dict[str, WantedMount] = {}
     for mount in wanted:
-        if finding := _unfit(mount):
+        if finding := _unfit(mount, for_pods=for_pods):
             found[mount.key] = report(mount, Phase.FAILED, finding)
         elif other := _overlapping(mount.path, taken):
             message = (
-                f'"/{_in_pod(other.path)}" is taken by claim {other.claim}; choose a mountpoint outside it, or delete that claim'
+                f'"/{_mountpoint(other)}" is taken by claim {other.claim}; choose a mountpoint outside it, or delete that claim'
             )
             found[mount.key] = report(mount, Phase.CONFLICT, Finding("MountpointTaken", message))
         else:
@@ -176,15 +178,15 @@ def refusals(wanted: Sequence[WantedMount]) -> dict[str, MountReport]:
     return found
 
 
-def _unfit(mount: WantedMount) -> Finding | None:
+def _unfit(mount: WantedMount, *, for_pods: bool) -> Finding | None:
     try:
         parts = components(mount.path)
     except UnsafePath as problem:
         return Finding("InvalidMountpoint", str(problem))
-    if len(parts) < 2 or parts[0] != mount.pod_uid:
+    if for_pods and (len(parts) < 2 or parts[0] != mount.pod_uid):
         return Finding("InvalidMountpoint", f"{mount.path[:128]!r} is not below the pod's own directory")
-    if "/" in mount.source:
-        return Finding("InvalidParameters", "the claim's uid or hash holds a slash")
+    if "/" in mount.source or "/" in mount.credentials or mount.credentials in (".", ".."):
+        return Finding("InvalidParameters", "the claim's uid, its hash or the name of its credentials holds a slash")
     if problems := providers.validate(mount.provider, mount.parameters):
         return Finding("InvalidParameters", "; ".join(problems))
     return None
@@ -226,7 +228,7 @@ def _leaving(path: str, session: SessionView, *, still_shows: bool, whole: bool)
     finding = session.finding if session.state is State.ENDING else None
     return MountReport(
         claim_uid=session.claim_uid,
-        pod_uid=path.partition("/")[0],
+        pod_uid=path.partition("/")[0] if session.in_pods else "",
         path=path,
         spec_hash=session.spec_hash,
         phase=Phase.UNMOUNTING,
@@ -281,5 +283,5 @@ def report(mount: WantedMount, phase: Phase, finding: Finding | None = None, *, 
     )
 
 
-def _in_pod(path: str) -> str:
-    return path.partition("/")[2]
+def _mountpoint(mount: WantedMount) -> str:
+    return mount.path.removeprefix(f"{mount.pod_uid}/")

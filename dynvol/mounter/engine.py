@@ -63,11 +63,16 @@ class Engine:
 
     def _want(self, wanted: Sequence[WantedMount]) -> None:
         self._wanted = list(wanted)
-        self._refused = refusals(self._wanted)
+        self._refused = refusals(self._wanted, for_pods=self._tools.stage.for_pods)
         self._accepted = [m for m in self._wanted if m.key not in self._refused]
         paths_wanted = {m.path for m in self._accepted}
         self._failures = {path: why for path, why in self._failures.items() if path in paths_wanted}
         self._poke()
+
+    def retry(self, source: str) -> None:
+        """Try at once what waits for its next attempt: someone has acted."""
+        if (session := self._sessions.get(source)) is not None:
+            session.retry()
 
     @property
     def idle(self) -> bool:
@@ -189,14 +194,13 @@ class Engine:
 
     def _show_now(self, action: Show, device: tuple[int, int], private: str) -> None:
         """In a thread. What is dead goes and what lives comes within microseconds. Should the client have died just now, there
-        is nothing to bind: the directory below its mount is unbindable. The pod's own directory is not ours to make."""
+        is nothing to bind: the directory below its mount is unbindable."""
         target = self._tools.stage.shown(action.path)
         while _is_ours(mount := mountinfo.read().at(target)):
             if mount.device == device:
                 return
             _unmount(target, lazily=True)
-        pod, _, below = action.path.partition("/")
-        paths.make_directory_below(self._tools.stage.shown(pod), below)
+        paths.make_directory_below(*self._tools.stage.anchor(action.path))
         propagation.attach_bind(private, target, propagation=(Propagation.PRIVATE,), read_only=action.read_only)
 
     async def _hide(self, action: Hide, session: Session | None) -> None:
@@ -231,9 +235,8 @@ class Engine:
             pause *= 2
 
     def _remove_directories(self, path: str) -> None:
-        """In a thread. The pod's own directory stays: it is not ours."""
-        pod, _, below = path.partition("/")
-        removal = paths.remove_empty_directories_below(self._tools.stage.shown(pod), below)
+        """In a thread."""
+        removal = paths.remove_empty_directories_below(*self._tools.stage.anchor(path))
         for obstacle in removal.left:
             _log.info("left in place", path=obstacle.path, why=obstacle.reason)
 

@@ -97,6 +97,8 @@ class Session:
         self._gone = False
         """Nothing of it is left, its cache neither."""
         self._stop: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+        self._retry: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done while an attempt is asked for that has not begun. A failure is not told meanwhile: it is of an attempt before."""
         self._give_up: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self.paths: Final[set[str]] = set()
         """Where it was asked for or shown."""
@@ -112,6 +114,7 @@ class Session:
             max(0, self._restarts),
             frozenset(self.paths),
             self._flushed,
+            bool(self.mount.pod_uid),
         )
 
     @property
@@ -123,6 +126,14 @@ class Session:
         if not self._stop.done():
             self._stop.set_result(None)
             self._tell(State.ENDING)
+
+    def retry(self) -> None:
+        """Do not wait for the next attempt, if that is what it does."""
+        if self._state is State.BROKEN and not self._stop.done():
+            self._failures = 0
+            if not self._retry.done():
+                self._retry.set_result(None)
+            self._tell(State.STARTING)
 
     def hurry(self) -> None:
         """The mounter is about to leave: files that are open are no reason to stay."""
@@ -172,6 +183,8 @@ class Session:
         7. Say why it died.
         """
         self._restarts += 1
+        if self._retry.done():
+            self._retry = asyncio.get_running_loop().create_future()
         started = asyncio.get_running_loop().time()
         try:
             client = self._client()
@@ -200,7 +213,7 @@ class Session:
         provider = providers.provider(self.mount.provider)
         if provider is None:
             raise Unusable(Finding("UnknownProvider", f'this version has no storage provider "{self.mount.provider}"'))
-        credentials = self._tools.stage.read_credentials()
+        credentials = self._tools.stage.read_credentials(self.mount.credentials)
         return provider.client(self.mount.parameters, read_only=self.mount.read_only, credentials=credentials)
 
     @contextlib.asynccontextmanager
@@ -430,6 +443,8 @@ class Session:
     def _tell(self, state: State, finding: Finding | None = None) -> None:
         if self._stop.done() and state is not State.ENDING:
             state, finding = State.ENDING, None
+        elif self._retry.done():
+            state, finding = State.STARTING, None
         if (state, finding) != (self._state, self._finding) or state is State.SERVING:
             self._state, self._finding = state, finding
             self._changed()
@@ -439,7 +454,7 @@ class Session:
         timing = self._tools.timing
         first = timing.lasting_retry if self._finding and self._finding.lasting else timing.first_retry
         pause = min(timing.last_retry, first * 2 ** min(max(0, self._failures - 1), 16))
-        await _first(self._give_up if self._stop.done() else self._stop, timeout=pause)
+        await _first(*((self._give_up,) if self._stop.done() else (self._stop, self._retry)), timeout=pause)
 
 
 _STUCK: Final = "the client does not answer; if that lasts it is started again. Look at the limits of the class"

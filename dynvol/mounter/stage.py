@@ -35,7 +35,16 @@ class Stage(msgspec.Struct, frozen=True):
     run: str
     cache: str
     credentials: str
-    """Where the Secret's copy is mounted."""
+    """Where the Secret's copy is mounted. Sets that mounts name are directories in it."""
+    for_pods: bool = True
+    """The first part of each path below the root is a workload pod's own directory, which the node process makes and removes."""
+
+    def anchor(self, path: str) -> tuple[str, str]:
+        """The directory that is not ours, and the rest of a mount's relative path: directories that are made and removed here."""
+        if not self.for_pods:
+            return self.root, path
+        pod, _, below = path.partition("/")
+        return self.shown(pod), below
 
     def shown(self, path: str) -> str:
         """The visible place of a mount's relative path."""
@@ -50,13 +59,14 @@ class Stage(msgspec.Struct, frozen=True):
             memory_limit=memory_limit,
         )
 
-    def read_credentials(self) -> Credentials:
-        """The Secret as it is now; what is missing is empty. Blocks on a file system in memory only."""
-        ca_file = f"{self.credentials}/ca.crt"
+    def read_credentials(self, name: str = "") -> Credentials:
+        """A set of credentials as it is now; what is missing is empty. Blocks on a file system in memory only."""
+        directory = f"{self.credentials}/{name}" if name else self.credentials
+        ca_file = f"{directory}/{names.CA_CERTIFICATE}"
         return Credentials(
-            access_key=_read(f"{self.credentials}/{names.ACCESS_KEY}"),
-            secret_key=_read(f"{self.credentials}/{names.SECRET_KEY}"),
-            session_token=_read(f"{self.credentials}/{names.SESSION_TOKEN}"),
+            access_key=_read(f"{directory}/{names.ACCESS_KEY}"),
+            secret_key=_read(f"{directory}/{names.SECRET_KEY}"),
+            session_token=_read(f"{directory}/{names.SESSION_TOKEN}"),
             ca_file=ca_file if os.path.exists(ca_file) else "",
         )
 

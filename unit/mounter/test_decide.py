@@ -104,6 +104,20 @@ def test_overlapping_malformed_and_foreign_paths_are_refused() -> None:
     }
 
 
+def test_where_there_are_no_pods_any_path_below_the_root_will_do() -> None:
+    places = {"a": "data", "b": "deep/er", "c": "data/in", "d": ".."}
+    wanted = [msgspec.structs.replace(mount(claim, pod=""), path=path) for claim, path in places.items()]
+    found = {r.claim_uid: (r.phase, r.reason) for r in refusals(wanted, for_pods=False).values()}
+    assert found == {"c": (Phase.CONFLICT, "MountpointTaken"), "d": (Phase.FAILED, "InvalidMountpoint")}
+    assert {r.reason for r in refusals(wanted).values()} == {"InvalidMountpoint"}
+
+
+def test_a_set_of_credentials_has_a_name_and_no_path() -> None:
+    wanted = [msgspec.structs.replace(A, credentials=name) for name in ("..", ".", "a/b", "/etc")]
+    assert [r.reason for m in wanted for r in refusals([m]).values()] == ["InvalidParameters"] * 4
+    assert refusals([msgspec.structs.replace(A, credentials="team-a")]) == {}
+
+
 def phases(
     wanted: list[WantedMount],
     *,

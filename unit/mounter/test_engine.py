@@ -28,14 +28,20 @@ Story = Callable[[Hand, Storage], Awaitable[None]]
 
 
 def play(
-    playground: str, story: Story, *, secret: dict[str, str] | None = None, shared: bool = False, timing: Timing = QUICK
+    playground: str,
+    story: Story,
+    *,
+    secret: dict[str, str] | None = None,
+    shared: bool = False,
+    for_pods: bool = True,
+    timing: Timing = QUICK,
 ) -> None:
     """Run a story with an engine and a storage that has `bucket-a` with the object `hello`."""
 
     async def scene() -> None:
         with serving(Path(playground, "s3")) as storage:
             storage.make_bucket("bucket-a", hello="hello from a\n")
-            place = prepare(playground, secret=secret)
+            place = prepare(playground, secret=secret, for_pods=for_pods)
             if shared:
                 propagation.bind(place.root, place.root)
                 propagation.make_shared(place.root)
@@ -508,3 +514,69 @@ def _write_as(path: Path, *, uid: int, gid: int) -> bool:
     except PermissionError:
         return False
     return True
+
+
+@pytest.mark.root
+def test_a_mount_that_is_no_pods_appears_right_below_the_root(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = msgspec.structs.replace(wanted(storage), pod_uid="", path="deep/data")
+        shown = Path(hand.stage.root, "deep/data")
+        await hand.mounted(mount)
+        assert await in_thread((shown / "hello").read_text) == "hello from a\n"
+        changed = msgspec.structs.replace(mount, spec_hash="2")
+        hand.engine.set_wanted([changed])
+        found = await hand.until(lambda found: [r.phase for r in found if r.spec_hash == "2"] == [Phase.MOUNTED])
+        assert [(r.path, r.pod_uid) for r in found] == [("deep/data", "")]
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not found)
+        assert "deep" not in os.listdir(hand.stage.root)
+
+    play(playground, story, for_pods=False)
+
+
+@pytest.mark.root
+def test_a_mount_uses_the_credentials_that_it_names(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        give_credentials(Path(hand.stage.credentials, "team-a"))
+        assert (await hand.failed(wanted(storage))).reason == "SecretKeyMissing"
+        await hand.mounted(msgspec.structs.replace(wanted(storage, "b"), credentials="team-a"))
+
+    play(playground, story, secret={})
+
+
+@pytest.mark.root
+def test_a_retry_waits_for_no_pause(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage)
+        await hand.failed(mount)
+        give_credentials(Path(hand.stage.credentials))
+        hand.engine.retry(mount.source)
+        assert [r.phase for r in hand.engine.reports()] == [Phase.MOUNTING]
+        await hand.until(lambda found: [r.phase for r in found] != [Phase.MOUNTING])
+        assert [r.phase for r in hand.engine.reports()] == [Phase.MOUNTED]
+
+    play(playground, story, secret={}, timing=msgspec.structs.replace(QUICK, lasting_retry=100, last_retry=100))
+
+
+@pytest.mark.root
+def test_the_failure_of_an_attempt_from_before_a_retry_is_not_told(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage)
+        await hand.failed(mount)
+        storage.pause()
+        await hand.until_true(lambda: bool(hand.tools.children._running))
+        give_credentials(Path(hand.stage.credentials))
+        told = hand.engine.version
+        hand.engine.retry(mount.source)
+        storage.resume()
+        while (phase := hand.engine.reports()[0].phase) is not Phase.MOUNTED:
+            assert phase is Phase.MOUNTING
+            told = await hand.engine.newer_than(told)
+
+    play(playground, story, secret={names.ACCESS_KEY: ACCESS_KEY, names.SECRET_KEY: "wrong-secret-which-is-long"})
+
+
+def give_credentials(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / names.ACCESS_KEY).write_text(ACCESS_KEY)
+    (folder / names.SECRET_KEY).write_text(SECRET_KEY)
