@@ -69,7 +69,7 @@ def _node(playground: Path) -> Node:
 
 
 @asynccontextmanager
-async def _world(playground: Path) -> AsyncIterator[World]:
+async def world(playground: Path) -> AsyncIterator[World]:
     async with MountExecutor() as executor:
         targets = KernelTargets(executor)
         async with (
@@ -81,8 +81,8 @@ async def _world(playground: Path) -> AsyncIterator[World]:
 
 def _play(scenario: Scenario, playground: Path) -> None:
     async def whole() -> None:
-        async with _world(playground) as world:
-            await scenario(world)
+        async with world(playground) as node_process:
+            await scenario(node_process)
 
     run_isolated(lambda: asyncio.run(whole()), playground=str(playground), timeout=60)
 
@@ -196,10 +196,10 @@ def test_pods_of_a_shared_root_are_published_at_once(kubelet_dir: Path) -> None:
 
 def test_a_server_that_starts_anew_knows_what_the_last_one_published(kubelet_dir: Path) -> None:
     async def whole() -> None:
-        async with _world(kubelet_dir) as first:
+        async with world(kubelet_dir) as first:
             await first.publish(first.request())
             before = await first.mounted()
-        async with _world(kubelet_dir) as second:
+        async with world(kubelet_dir) as second:
             stats = await second.stats()
             assert stats.volume_condition is not None
             assert not stats.volume_condition.abnormal
@@ -254,5 +254,5 @@ def test_what_a_node_process_in_a_container_publishes_is_the_hosts_and_receives_
 
 
 async def _in_world(playground: Path, scenario: Callable[[World], Awaitable[object]]) -> None:
-    async with _world(playground) as world:
-        await scenario(world)
+    async with world(playground) as node_process:
+        await scenario(node_process)
