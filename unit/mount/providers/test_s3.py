@@ -166,12 +166,12 @@ def test_s3fs_gets_its_options_in_one_list() -> None:
 
 def test_rclone_gets_the_storage_from_its_file_and_the_place_from_its_flags() -> None:
     command = client(mounter="rclone", prefix="/--config=x/", uid="7").command(PLACE)
-    assert command.argv[:4] == ("rclone", "mount", "s3:my-bucket/--config=x", "/run/mnt")
+    assert command.argv[:4] == ("rclone", "mount", "remote:my-bucket/--config=x", "/run/mnt")
     assert "--uid=7" in command.argv
     file = configparser.ConfigParser(interpolation=None)
     file.read_string(command.files["rclone.conf"].decode())
-    assert file["s3"]["endpoint"] == "https://play.min.io"
-    assert file["s3"]["secret_access_key"] == KEYS.secret_key
+    assert file["remote"]["endpoint"] == "https://play.min.io"
+    assert file["remote"]["secret_access_key"] == KEYS.secret_key
 
 
 def test_s3fs_is_not_given_a_session_token() -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .. import options
+from .. import options, owner
 from ..contract import Client, Credentials, Finding, Target, Unusable
+from ..owner import Owner
 from . import bucket, credentials
 
 DEFAULT_MOUNTER = "s3fs"
@@ -19,7 +20,7 @@ MOUNTERS = ("s3fs", "rclone")
 
 class S3:
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
-        return (*bucket.problems(parameters), *self.validate_class(parameters))
+        return (*bucket.problems(parameters), *owner.problems(parameters), *self.validate_class(parameters))
 
     def validate_class(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
         mounter = parameters.get("mounter") or DEFAULT_MOUNTER
@@ -43,10 +44,10 @@ class S3:
         if parameters.get("mounter") == "rclone":
             from .rclone import Rclone
 
-            return Rclone(where, credentials, read_only=read_only, options=chosen)
+            return Rclone(where, credentials, owner=Owner.of(parameters), read_only=read_only, options=chosen)
         from .s3fs import S3fs
 
-        return S3fs(where, credentials, read_only=read_only, options=chosen)
+        return S3fs(where, credentials, owner=Owner.of(parameters), read_only=read_only, options=chosen)
 
 
 def _refuse_unusable(given: Credentials) -> None:

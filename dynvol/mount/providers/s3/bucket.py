@@ -14,9 +14,7 @@ from typing import Final
 import msgspec
 
 DEFAULT_REGION: Final = "us-east-1"
-DEFAULT_UMASK: Final = "0022"
 _LONGEST_PREFIX: Final = 512
-_LARGEST_ID: Final = 2**32 - 2
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
@@ -25,7 +23,6 @@ _ENDPOINT: Final = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _REGION: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?", re.ASCII)
-_UMASK: Final = re.compile(r"0?[0-7]{1,4}", re.ASCII)
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -37,9 +34,6 @@ class Bucket(msgspec.Struct, frozen=True):
     prefix: str
     """Without leading or trailing slash; empty for the whole bucket."""
     path_style: bool
-    uid: int
-    gid: int
-    umask: str
 
     @classmethod
     def of(cls, parameters: Mapping[str, str]) -> Bucket:
@@ -52,9 +46,6 @@ class Bucket(msgspec.Struct, frozen=True):
             prefix=parameters.get("prefix", "").strip("/"),
             # Amazon serves new buckets only under their own host names, and names with dots have no valid certificate there.
             path_style=parameters.get("pathStyle", "true" if endpoint else "false") != "false",
-            uid=int(parameters.get("uid") or 0),
-            gid=int(parameters.get("gid") or 0),
-            umask=(parameters.get("umask") or DEFAULT_UMASK).zfill(4)[-4:],
         )
 
     @property
@@ -84,9 +75,6 @@ def problems(parameters: Mapping[str, str]) -> list[str]:
         _region_problem(parameters.get("region", "")),
         _prefix_problem(parameters.get("prefix", "")),
         _path_style_problem(parameters.get("pathStyle", "")),
-        _id_problem("uid", parameters.get("uid", "")),
-        _id_problem("gid", parameters.get("gid", "")),
-        _umask_problem(parameters.get("umask", "")),
     ]
     return [problem for problem in found if problem]
 
@@ -129,16 +117,6 @@ def _prefix_problem(prefix: str) -> str:
 
 def _path_style_problem(value: str) -> str:
     return "" if value in ("", "true", "false") else f"pathStyle must be true or false, not {value[:16]!r}"
-
-
-def _id_problem(name: str, value: str) -> str:
-    fits = not value or (value.isascii() and value.isdigit() and len(value) < 11 and int(value) <= _LARGEST_ID)
-    return "" if fits else f"{name} must be a number from 0 to {_LARGEST_ID}, not {value[:16]!r}"
-
-
-def _umask_problem(value: str) -> str:
-    fits = not value or (_UMASK.fullmatch(value) and int(value, 8) <= 0o777)
-    return "" if fits else f"umask must be three or four octal digits such as 0022, not {value[:16]!r}"
 
 
 def _is_address(text: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Final
 
 from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence, Unusable
 from ..options import Check, flag, integer, one_of
+from ..owner import Owner
 from . import check
 from .bucket import Bucket
 
@@ -63,11 +64,14 @@ _NO_TOKEN: Final = Finding(
 class S3fs:
     checks_storage: Final = True
 
-    def __init__(self, bucket: Bucket, credentials: Credentials, *, read_only: bool, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
+    ) -> None:
         if credentials.session_token:
             raise Unusable(_NO_TOKEN)
         self._bucket = bucket
         self._credentials = credentials
+        self._owner = owner
         self._read_only = read_only
         self._options = options
 
@@ -115,11 +119,11 @@ class S3fs:
             **({"ro": ""} if self._read_only else {}),
             "fsname": place.source,
             "allow_other": "",
-            "uid": str(self._bucket.uid),
-            "gid": str(self._bucket.gid),
-            "umask": self._bucket.umask,
+            "uid": str(self._owner.uid),
+            "gid": str(self._owner.gid),
+            "umask": self._owner.umask,
             # Without it the mount's root would be open to all, whatever `umask` says.
-            "mp_umask": self._bucket.umask,
+            "mp_umask": self._owner.umask,
             "tmpdir": place.cache,
             # Into a pipe its log is buffered until it ends; a log file is written at once, so before it answers the kernel.
             "logfile": "/dev/stderr",
