@@ -97,7 +97,7 @@ def decode_wanted(text: str) -> list[WantedMount]:
     """Raises `MalformedAnnotation`; an empty or missing annotation is an empty list."""
     try:
         return _wanted.decode(text) if text else []
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise MalformedAnnotation(f"wanted mounts: {error}") from error
 
 
@@ -105,7 +105,7 @@ def decode_reports(text: str) -> list[MountReport]:
     """Raises `MalformedAnnotation`; an empty or missing annotation is an empty list."""
     try:
         return _reports.decode(text) if text else []
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise MalformedAnnotation(f"mount report: {error}") from error
 
 

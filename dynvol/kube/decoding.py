@@ -17,6 +17,7 @@ import msgspec
 from ..api.resources import Resource
 from ..runtime.source import Added, Bookmark, Deleted, Event, Modified, ObjectT, Page, Unreadable
 from . import errors
+from .nesting import shallow
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +68,29 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(type_)
 
 
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    """Raises `msgspec.DecodeError`, and nothing else for anything that comes."""
+    try:
+        return decoder.decode(body)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
+    except RecursionError:
+        return decoder.decode(shallow(bytes(body)))
+
+
 def decode_object(body: bytes | msgspec.Raw, resource: Resource[T]) -> T:
     """Raises `msgspec.DecodeError`."""
-    found: T = _decoder(resource.type).decode(body)  # type: ignore[arg-type]  # a type is hashable
+    found: T = _decode(_decoder(resource.type), body)  # type: ignore[arg-type]  # a type is hashable
     return found
 
 
 def decode_page(body: bytes, resource: Resource[ObjectT]) -> Page[ObjectT]:
     """Raises `msgspec.DecodeError` where the body is no list at all; an item that does not fit is logged and left out."""
     try:
-        found: _List[ObjectT] = _decoder(_List[resource.type]).decode(body)  # type: ignore[name-defined]
+        found: _List[ObjectT] = _decode(_decoder(_List[resource.type]), body)  # type: ignore[name-defined]
         return _page(found.metadata, found.items or ())
     except msgspec.ValidationError:
-        raw = _raw_list.decode(body)
+        raw = _decode(_raw_list, body)
         return _page(raw.metadata, tuple(_fitting(raw.items or (), resource)))
 
 
@@ -108,7 +119,7 @@ def _about(body: msgspec.Raw) -> dict[str, str]:
 def decode_event(line: bytes, resource: Resource[ObjectT]) -> Event[ObjectT]:
     """One line of a watch. Raises `ApiError` for an ERROR event."""
     try:
-        event = _event.decode(line)
+        event = _decode(_event, line)
     except msgspec.DecodeError as error:
         return Unreadable(f"an event of {resource.plural}: {error}")
     match event.type:
@@ -146,13 +157,13 @@ def _bookmark(body: msgspec.Raw) -> Bookmark | Unreadable:
 
 def _metadata(body: msgspec.Raw) -> _Meta:
     try:
-        return _bare.decode(body).metadata
+        return _decode(_bare, body).metadata
     except msgspec.DecodeError:
         return _Meta()
 
 
 def _reported(body: msgspec.Raw) -> errors.Status:
     try:
-        return _status.decode(body)
+        return _decode(_status, body)
     except msgspec.DecodeError:
         return errors.Status(reason="Unknown", message="an error that is not a Status")

@@ -176,7 +176,7 @@ def from_answer(code: int, body: bytes, *, request: str, retry_after: str | None
     """The error for an HTTP answer outside 2xx. A body that is no Status (a proxy's page) is not repeated in the message."""
     try:
         status = _status.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         status = Status(reason="Unknown", message="the answer is not from an API server")
     return from_status(msgspec.structs.replace(status, code=code), request=request, retry_after=_seconds(retry_after))
 

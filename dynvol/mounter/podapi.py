@@ -193,7 +193,7 @@ def _accept(status: int, body: bytes) -> bytes:
         return body
     try:
         message = _status.decode(body).message
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         message = "no reason given"
     match status:
         case 401 | 403:
@@ -208,7 +208,7 @@ def _accept(status: int, body: bytes) -> bytes:
 def _decode(decoder: msgspec.json.Decoder[_T], data: bytes | msgspec.Raw) -> _T:
     try:
         return decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise http.Garbled(f"the API server's answer: {error}") from error
 
 

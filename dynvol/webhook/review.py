@@ -42,7 +42,7 @@ def decode(body: bytes) -> AdmissionRequest:
     """Raises `Malformed`."""
     try:
         review = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not an AdmissionReview with a request: {error}") from error
     if review.kind != "AdmissionReview" or review.api_version != API_VERSION:
         raise Malformed(f"{review.api_version[:64]} {review.kind[:64]} is not {API_VERSION} AdmissionReview")

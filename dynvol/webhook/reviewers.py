@@ -97,5 +97,5 @@ def _decoded(decoder: msgspec.json.Decoder[T], request: AdmissionRequest) -> T:
     """Raises `Malformed`."""
     try:
         return decoder.decode(request.object)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the object under review cannot be read: {error}") from error
