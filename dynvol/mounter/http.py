@@ -145,6 +145,9 @@ async def _connect(host: str, port: int, tls: ssl.SSLContext | None) -> tuple[as
         reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=_LONGEST_HEAD)
     except socket.gaierror as error:
         raise Unresolved(f"{host} does not resolve: {error.strerror}") from error
+    except UnicodeError as error:
+        # The interpreter's codec for host names, before anyone is asked.
+        raise Unresolved(f"{host} cannot be a host name: {error}") from error
     except ssl.SSLCertVerificationError as error:
         raise Untrusted(f"the certificate of {host}: {error.verify_message}") from error
     except ssl.SSLError as error:

@@ -164,10 +164,11 @@ class Session:
             self._clear_private_mount()
 
     async def _unless_faulty(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Take a step. A full disk or a refused system call is this session's failure, and no one else's."""
+        """Take a step. A full disk, a refused system call, or a fault of ours that some user's parameters bring to light, is this
+        session's failure, and no one else's."""
         try:
             await step()
-        except (OSError, MountProblem) as error:
+        except Exception as error:
             _log.exception("a session failed", source=self.mount.source)
             self._fail(Finding("MounterFailed", f"the mount pod failed to set up the mount: {error}", lasting=False))
             if self._stop.done():

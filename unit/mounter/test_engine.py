@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ import pytest
 from dynvol.api import names
 from dynvol.api.mounts import Phase
 from dynvol.mount import mountinfo, propagation
+from dynvol.mounter import stage
 from dynvol.mounter.session import Timing
 from unit.mount import fusedaemon
 from unit.mount.namespaces import Namespace, run_in_child
@@ -381,6 +382,30 @@ def test_a_fault_of_one_session_is_reported_and_heals(playground: str) -> None:
         found = await hand.until(lambda found: [r.phase for r in found] == [Phase.FAILED, Phase.MOUNTED])
         assert found[0].reason == "MounterFailed"
         await asyncio.to_thread(in_the_way.unlink)
+        await hand.mounted(broken, other)
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_a_fault_that_nobody_foresaw_takes_no_other_mount_with_it(playground: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As parameters of one claim may bring it to light, that claim must not be able to end the mounter."""
+    usual = stage.write_secrets
+
+    def write_secrets(directory: str, files: Mapping[str, bytes]) -> None:
+        if "dynvol-a-" in directory:
+            raise UnicodeError("nobody thought of this")
+        usual(directory, files)
+
+    monkeypatch.setattr(stage, "write_secrets", write_secrets)
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        storage.make_bucket("bucket-b")
+        broken, other = wanted(storage), wanted(storage, "b", at="other", bucket="bucket-b")
+        hand.engine.set_wanted([broken, other])
+        found = await hand.until(lambda found: [r.phase for r in found] == [Phase.FAILED, Phase.MOUNTED])
+        assert found[0].reason == "MounterFailed"
+        monkeypatch.undo()
         await hand.mounted(broken, other)
 
     play(playground, story)

@@ -129,6 +129,11 @@ async def greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     await reader.read()
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "a." * 200, ".", "\ud800"])
+async def test_what_cannot_be_a_host_name_does_not_resolve(host: str) -> None:
+    assert await ask.ask(request(80, host=host)) is Silence.UNRESOLVED
+
+
 LIST = saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
