@@ -26,7 +26,9 @@ from dynvol.mount.syscalls import Resolve
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME_MAX: Final = 255
-_MAX_DEPTH: Final = 256
+_DEEPEST: Final = 128
+"""Names. A walk holds a descriptor for each, and what is made must not be deeper than what is removed."""
+_DEEPEST_TREE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Removal:
 def components(relative: str) -> tuple[str, ...]:
     """The components of a normal relative path. Raises UnsafePath for anything else, the empty path included."""
     parts = tuple(relative.split("/"))
+    if len(parts) > _DEEPEST:
+        raise UnsafePath(f"{relative[:32]!r}… is more than {_DEEPEST} names deep")
     for part in parts:
         if part in ("", ".", ".."):
             raise UnsafePath(f"{relative!r} is not a normal relative path: it must not hold an empty component, '.' or '..'")
@@ -248,7 +252,7 @@ def _remove_tree(parent: int, name: str, path: str, *, removed: list[str], left:
         left.append(Obstacle(path, str(problem)))
         return False
     try:
-        children = _names(directory) if depth < _MAX_DEPTH else []
+        children = _names(directory) if depth < _DEEPEST_TREE else []
         gone = [_remove_tree(directory, c, f"{path}/{c}", removed=removed, left=left, depth=depth + 1) for c in children]
     finally:
         os.close(directory)
