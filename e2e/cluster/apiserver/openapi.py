@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from e2e.cluster.apiserver import swagger
 from e2e.cluster.apiserver.builtin_types import model_name
 from e2e.cluster.apiserver.resources import Catalog, Resource
 from e2e.cluster.apiserver.status import Json, Object
@@ -47,18 +48,22 @@ class Documents:
         """The OpenAPI v3 document of one group version; empty if there is none."""
         if (group, version) not in self._group_versions():
             return b""
-        return self._cached(_place(group, version), lambda: self._document(group, version))
+        return self._cached(_place(group, version), lambda: msgspec.json.encode(self._document(group, version)))
 
     def swagger(self) -> bytes:
         """The OpenAPI v2 document of everything."""
-        return self._cached("v2", self._swagger)
+        return self._cached("v2", lambda: msgspec.json.encode(self._swagger()))
 
-    def _cached(self, name: str, make: Callable[[], Object]) -> bytes:
+    def swagger_protobuf(self) -> bytes:
+        """The same, as much of it as kubectl reads."""
+        return self._cached("v2 in protobuf", lambda: swagger.encode(self._swagger()))
+
+    def _cached(self, name: str, make: Callable[[], bytes]) -> bytes:
         if self._generation != self._catalog.generation:
             self._made.clear()
             self._generation = self._catalog.generation
         if name not in self._made:
-            self._made[name] = msgspec.json.encode(make())
+            self._made[name] = make()
         return self._made[name]
 
     def _group_versions(self) -> list[tuple[str, str]]:

@@ -79,7 +79,7 @@ def json_patch(old: Object, operations: Iterable[Object]) -> Object:
         try:
             document = _operate(document, operation)
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise ApiError(422, "Invalid", f"the server rejected our request due to an error in our request: {error}") from error
+            raise ApiError(422, "Invalid", "the server rejected our request due to an error in our request") from error
     if not isinstance(document, dict):
         raise bad_request("the patched object is not an object")
     return document

@@ -74,8 +74,10 @@ class Policies:
         if "Warn" in actions:
             attributes.call.warn(f"Validation failed for {names}: {violation.message}")
         if "Deny" in actions:
-            refusal = attributes.refuse(f"{names} denied request: {violation.message}")
-            raise ApiError(_CODES.get(violation.reason, 422), violation.reason, refusal.message, refusal.details)
+            why = f"{names} denied request: {violation.message}"
+            refusal = attributes.refuse(why)
+            details = refusal.details | {"causes": [{"message": why}]}
+            raise ApiError(_CODES.get(violation.reason, 422), violation.reason, refusal.message, details)
 
     def _matches(self, resources: Object | None, attributes: Attributes) -> bool:
         """`matchConstraints` of a policy, or `matchResources` of a binding, which may be left out."""

@@ -261,9 +261,7 @@ class Registry:
     async def _admit_changed(self, target: Target, call: Call, entry: Entry, new: Object, *, is_apply: bool) -> Object | None:
         """The object as it should be stored, or None if nothing would change."""
         resource, old, kind = target.resource, entry.object, kinds.of(target.resource)
-        if (uid := metadata.of(new).get("uid")) and uid != old["metadata"]["uid"]:
-            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {old['metadata']['uid']}"
-            raise conflict(resource.subject, target.name, why)
+        self._refuse_another(target, old, new)
         metadata.carry_over(new, old)
         new = kinds.restrict(target, old, new)
         self._default(resource, new)
@@ -280,6 +278,18 @@ class Registry:
         if not is_apply:
             apply.track(self.types, target, call, old, new)
         return new if metadata.wants_update(old, new) else None
+
+    def _refuse_another(self, target: Target, old: Object, new: Object) -> None:
+        """An update is meant for the object of the uid that it names; a patch that names another would change it, which it cannot.
+        One of a custom resource's status changes no metadata, so what it says of the uid is not looked at."""
+        named, found = metadata.of(new).get("uid"), old["metadata"]["uid"]
+        if not named or named == found:
+            return
+        if target.verb == "update":
+            why = f"Precondition failed: UID in precondition: {named}, UID in object meta: {found}"
+            raise conflict(target.resource.subject, target.name, f"StorageError: invalid object, AdditionalErrorMsg: {why}")
+        if not (target.subresource == "status" and target.resource.custom is not None):
+            raise unprocessable(target.resource.subject, target.name, [invalid("metadata.uid", named, "field is immutable")])
 
     def _commit(self, entry: Entry, new: Object) -> Object:
         """Store, or remove what is being deleted and waits for nothing any more."""

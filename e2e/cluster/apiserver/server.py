@@ -18,7 +18,7 @@ import msgspec
 import yaml
 from aiohttp import web
 
-from e2e.cluster.apiserver import bootstrap, builtin_types, cleanup, definitions, discovery, pki, protobuf, watch
+from e2e.cluster.apiserver import bootstrap, builtin_types, cleanup, definitions, discovery, pki, protobuf, swagger, watch
 from e2e.cluster.apiserver.admission import Admission, DefaultTolerations, NamespaceLifecycle, Priorities, ServiceAccounts
 from e2e.cluster.apiserver.authn import ANONYMOUS, Tokens, from_certificate, impersonated
 from e2e.cluster.apiserver.authz import Access, Authorizer, access_to
@@ -99,8 +99,11 @@ class Server:
             return web.Response(status=500)
         except ApiError as error:
             return _json(error.body(), status=error.code, headers=error.headers)
-        except (ConnectionResetError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             raise
+        except ConnectionResetError:
+            # Who asked has hung up, as watchers do. There is no one left to answer, and nothing to complain of.
+            return web.Response(status=500)
         except Exception as error:
             request.app.logger.exception("request failed", extra={"method": request.method, "path": request.path})
             return _json(internal(str(error)).body(), status=500)
@@ -133,6 +136,8 @@ class Server:
         return self.tokens.user(token.strip()) if scheme.lower() == "bearer" else ANONYMOUS
 
     async def _answer_path(self, request: web.Request, path: str) -> web.StreamResponse:
+        if path == "/openapi/v2" and swagger.ASKED in request.headers.get("Accept", ""):
+            return web.Response(body=self._documents.swagger_protobuf(), headers={"Content-Type": swagger.MEDIA_TYPE})
         wanted = accepted(request.headers.get("Accept", ""))
         match path.strip("/").split("/"):
             case ["debug", action] if request.method == "POST":

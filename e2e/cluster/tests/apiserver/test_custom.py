@@ -267,6 +267,19 @@ async def test_each_node_applies_its_own_entries_of_the_status(client: Client, g
     assert "status" not in last
 
 
+async def test_a_patch_of_the_status_takes_no_notice_of_another_uid(client: Client, group: str, widgets: str) -> None:
+    """So it is no guard against an object that was made anew; an update is."""
+    made = (await client.post(widgets, widget(group))).ok()
+    other = {"apiVersion": f"{group}/v1", "kind": "Widget", "metadata": {"name": "w", "uid": "another"}}
+    merged = (await client.merge_patch(f"{widgets}/w/status", {**other, "status": {"ready": "merged"}})).ok()
+    applied = (await client.apply(f"{widgets}/w/status", {**other, "status": {"ready": "applied"}}, manager="m", force=True)).ok()
+    assert merged["metadata"]["uid"] == applied["metadata"]["uid"] == made["metadata"]["uid"]
+    assert applied["status"] == {"ready": "applied"}
+    body = {**applied, "metadata": {**applied["metadata"], "uid": "another"}}
+    (await client.put(f"{widgets}/w/status", body)).refused(409, "UID in precondition: another")
+    (await client.merge_patch(f"{widgets}/w", {"metadata": {"uid": "another"}})).refused(422, "metadata.uid: Invalid value")
+
+
 async def test_many_nodes_apply_at_once(client: Client, group: str, widgets: str) -> None:
     (await client.post(widgets, widget(group))).ok()
     body = {"apiVersion": f"{group}/v1", "kind": "Widget", "metadata": {"name": "w"}}

@@ -48,6 +48,22 @@ def test_a_mistake_in_a_manifest_is_found_before_anything_is_made(kubectl: Kubec
     assert kubectl("get", "deployments") == ""
 
 
+def test_a_list_is_taken_apart_and_its_items_are_checked(kubectl: Kubectl) -> None:
+    """Before it sends the items of a List, kubectl holds them against the OpenAPI v2 document itself."""
+
+    def listed(**second: object) -> Object:
+        items: list[Object] = [{"metadata": {"name": "a"}, "data": {"k": "v"}}, {"metadata": {"name": "b"}, **second}]
+        return {"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "ConfigMap", **item} for item in items]}
+
+    complaint = kubectl("apply", "-f", "-", stdin=listed(nonsense=1), fails=True)
+    assert 'ValidationError(ConfigMap): unknown field "nonsense"' in complaint
+    complaint = kubectl("apply", "-f", "-", stdin=listed(data=["k"]), fails=True)
+    assert 'ConfigMap.data: got "array", expected "map"' in complaint
+    assert kubectl("apply", "-f", "-", stdin=listed(immutable=True)) == "configmap/a created\nconfigmap/b created\n"
+    deployment: Object = json.loads(kubectl("create", "deployment", "web", "--image=nginx", "--dry-run=client", "-o", "json"))
+    assert kubectl("apply", "-f", "-", stdin={**listed(), "items": [deployment]}) == "deployment.apps/web created\n"
+
+
 def test_scale_label_annotate_and_patch(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", stdin=DEPLOYMENT)
     assert kubectl("scale", "deployment/web", "--replicas=5") == "deployment.apps/web scaled\n"

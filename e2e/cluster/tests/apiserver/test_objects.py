@@ -79,6 +79,20 @@ async def test_another_uid_is_a_conflict(client: Client, core: str) -> None:
     (await client.put(f"{core}/configmaps/a", other)).refused(409, "Precondition failed: UID in precondition: other")
 
 
+async def test_a_patch_cannot_make_an_object_another(client: Client, core: str) -> None:
+    (await client.post(f"{core}/configmaps", {"metadata": {"name": "a"}})).ok()
+    other = {"metadata": {"name": "a", "uid": "00000000-0000-0000-0000-000000000000"}}
+    applied = {"apiVersion": "v1", "kind": "ConfigMap", **other}
+    for refused in (
+        await client.merge_patch(f"{core}/configmaps/a", other),
+        await client.strategic_patch(f"{core}/configmaps/a", other),
+        await client.json_patch(f"{core}/configmaps/a", {"op": "replace", "path": "/metadata/uid", "value": "another"}),
+        await client.apply(f"{core}/configmaps/a", applied, manager="m"),
+    ):
+        status = refused.refused(422, "metadata.uid: Invalid value", "field is immutable")
+        assert {cause["field"] for cause in status["details"]["causes"]} == {"metadata.uid"}
+
+
 async def test_writers_that_race_lose_no_change(client: Client, core: str) -> None:
     (await client.post(f"{core}/configmaps", {"metadata": {"name": "a"}, "data": {"first": "0"}})).ok()
     patches = (client.merge_patch(f"{core}/configmaps/a", {"data": {f"k{n}": "v"}}) for n in range(20))

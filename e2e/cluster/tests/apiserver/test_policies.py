@@ -57,7 +57,9 @@ async def test_what_breaks_a_rule_is_refused_in_its_words(client: Client, core: 
     name = await enforce({"expression": "has(object.data) && 'k' in object.data", "message": "a k is needed"})
     refusal = (await create_until(client, core, is_refused)).refused(422)
     assert refusal["reason"] == "Invalid"
-    assert refusal["message"].endswith(f"ValidatingAdmissionPolicy '{name}' with binding '{name}' denied request: a k is needed")
+    said = f"ValidatingAdmissionPolicy '{name}' with binding '{name}' denied request: a k is needed"
+    assert refusal["message"].endswith(said)
+    assert refusal["details"]["causes"] == [{"message": said}]
     (await client.post(f"{core}/configmaps", {"metadata": {"name": "good"}, "data": {"k": "v"}})).ok()
 
 
