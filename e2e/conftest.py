@@ -1,8 +1,11 @@
 """The suite's fixtures: one cluster for all tests, one namespace, class and Secret for each.
 
-The cluster is a local one, started for the session, or any that is named on the command line (`e2e.grounds`):
+The ground is one of three (`e2e.grounds`), and the tests are the same on each; the head of pytest's report says which it is.
 
+    pytest e2e                        a local cluster, with a real kube-apiserver and etcd where their programs are found
+    pytest e2e --apiserver own        a local cluster with an API server of its own, all the same
     pytest e2e --kubeconfig FILE --s3-endpoint URL --s3-access-key KEY --s3-secret-key KEY [--image IMAGE]
+                                      any cluster
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 import pytest
 
 from e2e import manifests
+from e2e.cluster import real
 from e2e.grounds.anycluster import any_cluster
 from e2e.grounds.ground import Ground, ObjectStore
 from e2e.grounds.session import local_ground, object_store
@@ -41,10 +45,25 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """A cluster that is given is one for all: tests that take dynvol away from it cannot run beside others."""
     if config.option.kubeconfig:
         config.option.numprocesses = 0
+        config.option.dist = "no"
+    if config.option.apiserver == "real" and real.programs() is None:
+        raise pytest.UsageError(real.MISSING)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if given := config.option.kubeconfig:
+        return f"ground: the cluster of {given}"
+    return f"ground: a local cluster, {f'with {real.programs()}/kube-apiserver' if on_real(config) else 'with its own API server'}"
+
+
+def on_real(config: pytest.Config) -> bool:
+    """Whether the local cluster gets a real API server: where there is one, unless told otherwise."""
+    return real.programs() is not None and config.option.apiserver != "own"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cluster", "where the end-to-end tests run; without these, on a local cluster that they start")
+    group.addoption("--apiserver", choices=("own", "real"), help="of the local cluster; default: a real one where there is one")
     group.addoption("--kubeconfig", type=Path, help="of a cluster, whose administrator it must name")
     group.addoption("--s3-endpoint", default="", help="URL of an S3 server that the tests and the cluster's pods reach alike")
     group.addoption("--s3-access-key", default="", help="with which buckets can be made there")
@@ -59,7 +78,7 @@ def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         store = object_store(given.s3_endpoint, access=given.s3_access_key, key=given.s3_secret_key)
         chosen: AbstractContextManager[Ground] = any_cluster(Kubectl(given.kubeconfig), store, image=given.image)
     else:
-        chosen = local_ground(tmp_path_factory.mktemp("ground"))
+        chosen = local_ground(tmp_path_factory.mktemp("ground"), real_apiserver=on_real(request.config))
     with chosen as found:
         yield found
 

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from e2e.cluster import real
 from e2e.cluster.apiserver import pki
 from e2e.cluster.apiserver.server import Settings, running
-from e2e.grounds.envtest import EnvTest, assets, free_ports
+from e2e.grounds.envtest import EnvTest, free_ports
 
 CONFIG = Path(__file__).parents[1] / "config"
 DEADLINE = 30.0
@@ -29,7 +30,7 @@ KINDS = [
     pytest.param(
         "real",
         id="kube-apiserver",
-        marks=pytest.mark.skipif(assets() is None, reason="no kube-apiserver: set KUBEBUILDER_ASSETS to a folder with it and etcd"),
+        marks=pytest.mark.skipif(real.programs() is None, reason=real.MISSING),
     ),
 ]
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
@@ -39,7 +40,7 @@ needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no k
 async def apiserver(kind: str, state: Path) -> AsyncIterator[Kubectl]:
     """An empty one, and its administrator's kubectl."""
     if kind == "real":
-        directory = assets()
+        directory = real.programs()
         assert directory is not None
         async with EnvTest(directory, state) as plane:
             yield Kubectl(plane.kubeconfig)

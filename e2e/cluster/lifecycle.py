@@ -180,7 +180,7 @@ class LocalCluster:
 
     def _choose_settings(self) -> None:
         if self._real and real.programs() is None:
-            raise ClusterError(f"no kube-apiserver and etcd in $KUBEBUILDER_ASSETS or {real.USUAL_PLACE}")
+            raise ClusterError(real.MISSING)
         port, etcd_port, etcd_peer_port = free_ports(3)
         settings = Settings(
             port=port,
@@ -288,7 +288,9 @@ class LocalCluster:
 
     async def _start_controllers(self) -> None:
         kubeconfig = pki.kubeconfig(self.state, user="system:kube-controller-manager", groups=["system:masters"])
-        self._spawn(CONTROLLERS, "e2e.cluster.controllers", "--kubeconfig", str(kubeconfig))
+        # Whose build of it the real API server is, nobody knows before it refuses pods.
+        more = ["--service-ca"] if self.has_real_apiserver else []
+        self._spawn(CONTROLLERS, "e2e.cluster.controllers", "--kubeconfig", str(kubeconfig), *more)
 
     def _spawn(self, part: str, module: str, *arguments: str) -> None:
         self._spawn_command(part, [sys.executable, "-m", module, *arguments])

@@ -13,6 +13,7 @@ from pathlib import Path
 from e2e.cluster.apiserver import pki
 
 USUAL_PLACE = Path("/usr/local/kubebuilder/bin")
+MISSING = f"no kube-apiserver and etcd, in $KUBEBUILDER_ASSETS or {USUAL_PLACE}"
 
 
 def programs(environment: Mapping[str, str] = os.environ) -> Path | None:

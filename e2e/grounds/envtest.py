@@ -1,7 +1,7 @@
 """A real control plane without a cluster: etcd and kube-apiserver from a folder of programs, on loopback.
 
-The folder is where controller-runtime's envtest looks for it: `$KUBEBUILDER_ASSETS`, else `/usr/local/kubebuilder/bin`. There is no
-scheduler, no controller manager and no kubelet: what they would do does not happen, unless someone plays their part.
+Unlike `e2e.cluster.real`, which has them in a whole cluster. There is no scheduler, no controller manager and no kubelet: what they
+would do does not happen, unless someone plays their part.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import signal
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +25,9 @@ from .pki import Authority, Pair, key_pair
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-USUAL_PLACE: Final = Path("/usr/local/kubebuilder/bin")
-PROGRAMS: Final = ("etcd", "kube-apiserver")
 START_DEADLINE: Final = 90.0
 STOP_DEADLINE: Final = 10.0
 ADMIN: Final = "dynvol-test-admin"
-
-
-def assets(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder that holds all the programs, if there is one."""
-    directory = Path(environment.get("KUBEBUILDER_ASSETS") or USUAL_PLACE)
-    return directory if all(os.access(directory / name, os.X_OK) for name in PROGRAMS) else None
 
 
 @dataclass(frozen=True, slots=True)

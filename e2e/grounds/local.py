@@ -73,9 +73,9 @@ def _of_pod(process: int, pod_uid: str) -> bool:
 
 
 @contextmanager
-def local_cluster(state: Path, *, nodes: int = 1) -> Iterator[LocalCluster]:
+def local_cluster(state: Path, *, nodes: int = 1, real_apiserver: bool = False) -> Iterator[LocalCluster]:
     """For tests that are not asynchronous themselves. Whatever happens, the cluster is down afterwards."""
-    cluster = LocalCluster(state, nodes=nodes)
+    cluster = LocalCluster(state, nodes=nodes, real_apiserver=real_apiserver)
     try:
         asyncio.run(cluster.up(guarded=True))
         yield cluster

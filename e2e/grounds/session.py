@@ -21,10 +21,13 @@ ACCESS, KEY = "suite-access-key", "suite-secret-key-which-is-long"
 
 
 @contextmanager
-def local_ground(state: Path) -> Iterator[LocalGround]:
+def local_ground(state: Path, *, real_apiserver: bool) -> Iterator[LocalGround]:
     """The local cluster, an S3 server that checks signatures, and `kubectl apply -k config/default`."""
     # The S3 server's folder lies in the cluster's, so that whatever takes the cluster down ends the server too.
-    with local_cluster(state / "cluster") as cluster, s3_server(state / "cluster" / "s3") as store:
+    with (
+        local_cluster(state / "cluster", real_apiserver=real_apiserver) as cluster,
+        s3_server(state / "cluster" / "s3") as store,
+    ):
         kubectl = Kubectl(cluster.kubeconfig)
         install(kubectl)
         yield LocalGround(cluster, kubectl, store)

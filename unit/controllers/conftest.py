@@ -10,9 +10,10 @@ import pytest
 import pytest_asyncio
 
 from dynvol.kube.client import KubeClient
+from e2e.cluster import real
 from e2e.cluster.apiserver import pki
 from e2e.cluster.apiserver.server import Settings, running
-from e2e.grounds.envtest import EnvTest, assets, free_ports
+from e2e.grounds.envtest import EnvTest, free_ports
 
 from .world import World, install_definitions
 from .world import world as a_world
@@ -29,9 +30,9 @@ async def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
             await stack.enter_async_context(running(Settings(files=files, port=port)))
             found = files.admin_kubeconfig
         else:
-            directory = assets()
+            directory = real.programs()
             if directory is None:
-                pytest.skip("no kube-apiserver at hand: set KUBEBUILDER_ASSETS")
+                pytest.skip(real.MISSING)
             plane = await stack.enter_async_context(EnvTest(directory, state))
             found = plane.kubeconfig
         async with KubeClient.connect(found) as admin:

@@ -21,18 +21,16 @@ from dynvol.runtime import errors as runtime
 from dynvol.runtime.informer import Informer
 from dynvol.runtime.leader import LeaderElector, LeaseRecord
 from dynvol.runtime.source import Added, Bookmark, Deleted, Event, Modified
+from e2e.cluster import real
 from e2e.grounds import envtest
 
-ASSETS = envtest.assets()
-ABSENT = "no real API server: neither KUBEBUILDER_ASSETS nor /usr/local/kubebuilder/bin has one"
+ASSETS = real.programs()
 CRDS = Path(__file__).parents[2] / "config" / "crd"
 TIMEOUT = 20.0
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        ASSETS is None, reason="no real API server: neither KUBEBUILDER_ASSETS nor /usr/local/kubebuilder/bin has one"
-    ),
+    pytest.mark.skipif(ASSETS is None, reason=real.MISSING),
 ]
 
 

@@ -31,6 +31,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--node-grace", type=float, default=40.0, help="seconds without a Lease: node is unreachable")
     parser.add_argument("--pod-quarantine", type=float, default=5.0, help="seconds before a vanished node's pods go")
+    parser.add_argument("--service-ca", action="store_true", help="publish what OpenShift's kube-apiserver asks for, too")
     return parser.parse_args(argv)
 
 
@@ -41,7 +42,7 @@ async def run(options: argparse.Namespace) -> None:
         definitions = mirrors.of("apiextensions.k8s.io/v1", "customresourcedefinitions")
         resources = Resources(api, definitions=definitions)
         controllers: list[loop.Controller] = [
-            NamespaceDefaults(api),
+            NamespaceDefaults(api, service_ca=options.service_ca),
             Scheduler(api, all_pods=all_pods, nodes=nodes),
             ReplicaSets(api),
             Deployments(api),

@@ -10,29 +10,33 @@ from e2e.cluster.controllers.loop import fetch
 from e2e.cluster.controllers.resources import Resources
 
 ROOT_CA = "kube-root-ca.crt"
+SERVICE_CA = "openshift-service-ca.crt"
+"""What OpenShift's kube-apiserver puts into every pod's token volume beside the root CA; Kubernetes' own does not ask for it."""
 
 
 class NamespaceDefaults:
-    """The `default` service account and the CA that pods know the API server by, in every namespace, kept there."""
+    """The `default` service account and the CAs that pods know servers by, in every namespace, kept there."""
 
     watches: ClassVar = [("v1", "namespaces"), ("v1", "serviceaccounts"), ("v1", "configmaps")]
 
-    def __init__(self, api: ApiClient) -> None:
+    def __init__(self, api: ApiClient, *, service_ca: bool = False) -> None:
+        authority = api.ca_data.decode()
         self._api = api
+        self._maps = {ROOT_CA: {"ca.crt": authority}} | ({SERVICE_CA: {"service-ca.crt": authority}} if service_ca else {})
 
     def concerns(self, resource: str, obj: Object) -> Iterable[Key]:
         metadata = obj["metadata"]
         if resource == "namespaces":
             return [("", metadata["name"])]
-        return [("", metadata["namespace"])] if metadata["name"] in {"default", ROOT_CA} else []
+        return [("", metadata["namespace"])] if metadata["name"] in {"default", *self._maps} else []
 
     async def reconcile(self, key: Key) -> float | None:
         namespace = await fetch(self._api, path("v1", "namespaces", name=key[1]))
         if namespace is None or "deletionTimestamp" in namespace["metadata"]:
             return None
         await self._ensure(key[1], "serviceaccounts", {"kind": "ServiceAccount", "metadata": {"name": "default"}})
-        data = {"ca.crt": self._api.ca_data.decode()}
-        await self._ensure(key[1], "configmaps", {"kind": "ConfigMap", "metadata": {"name": ROOT_CA}, "data": data})
+        for name, data in self._maps.items():
+            await self._ensure(key[1], "configmaps", {"kind": "ConfigMap", "metadata": {"name": name}, "data": data})
         return None
 
     async def _ensure(self, namespace: str, resource: str, body: Object) -> None:

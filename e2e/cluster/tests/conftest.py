@@ -27,12 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[LocalCluster]:
-    """Two nodes, impatient: restarts after a second, contents refreshed twice a second.
-
-    With `LOCAL_CLUSTER_APISERVER=real` in the environment, on the kube-apiserver of $KUBEBUILDER_ASSETS.
-    """
-    real = os.environ.get("LOCAL_CLUSTER_APISERVER") == "real"
+def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
+    """Two nodes, impatient: restarts after a second, contents refreshed twice a second. A real API server only if asked for."""
+    real = request.config.option.apiserver == "real"
     with tempfile.TemporaryDirectory(prefix="cluster-test-") as folder:
         timing = {"crash_backoff": 1.0, "refresh": 0.5, "heartbeat": 1.0}
         local = LocalCluster(Path(folder) / "state", nodes=2, real_apiserver=real, **timing)

@@ -24,9 +24,10 @@ import aiohttp
 import pytest
 from aiohttp.typedefs import Query
 
+from e2e.cluster import real
 from e2e.cluster.apiserver import pki
 from e2e.cluster.apiserver.server import Server, Settings, running
-from e2e.grounds.envtest import ControlPlane, EnvTest, assets, free_ports
+from e2e.grounds.envtest import ControlPlane, EnvTest, free_ports
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -111,9 +112,9 @@ def own_running(own_state: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def real_running() -> Iterator[ControlPlane]:
-    found = assets()
+    found = real.programs()
     if found is None:
-        pytest.skip("no kube-apiserver at hand: set KUBEBUILDER_ASSETS")
+        pytest.skip(real.MISSING)
     with (
         tempfile.TemporaryDirectory(prefix="apiserver-real-") as folder,
         in_background(lambda: EnvTest(found, Path(folder))) as plane,

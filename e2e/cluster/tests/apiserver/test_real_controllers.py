@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from e2e.cluster import real
 from e2e.cluster.apiserver import pki
-from e2e.grounds.envtest import assets
 
 from .conftest import Client, Object, client_of, new_namespace, own_ground, own_server, pod
 
@@ -64,7 +64,7 @@ async def controlled(folder: Path, state: Path) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def client_under_control(tmp_path: Path) -> AsyncIterator[Client]:
-    folder = assets()
+    folder = real.programs()
     if folder is None or not all(os.access(folder / program, os.X_OK) for program in PROGRAMS):
         pytest.skip("no kube-controller-manager and kube-scheduler beside kube-apiserver")
     async with controlled(folder, tmp_path) as client:
