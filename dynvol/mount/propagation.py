@@ -43,6 +43,8 @@ RECEIVING: Final = (Propagation.SLAVE,)
 _STAGE: Final = "dynvol-stage-"
 _stage_lock: Final = threading.Lock()
 
+_POWERLESS: Final = MountFlag.NOSUID | MountFlag.NODEV
+
 # A remount sets all flags of a mount anew, so those that it has must be named again.
 _FLAG_OF_OPTION: Final = {
     "nosuid": MountFlag.NOSUID,
@@ -61,19 +63,21 @@ def attach_bind(
     *,
     propagation: Sequence[Propagation] = (),
     read_only: bool = False,
+    powerless: bool = False,
     recursive: bool = False,
 ) -> None:
     """Bind `source` to `target` in one step, whatever is there. Propagation changes apply in order, to all that is bound;
-    read-only applies to the top mount alone."""
+    read-only, and powerless (no set-user-ID bits, no devices), to the top mount alone."""
     if not syscalls.has_mount_api():
-        _attach_from_stage(source, target, propagation=propagation, read_only=read_only, recursive=recursive)
+        flags = (MountFlag.RDONLY if read_only else MountFlag.NONE) | (_POWERLESS if powerless else MountFlag.NONE)
+        _attach_from_stage(source, target, propagation=propagation, flags=flags, recursive=recursive)
         return
     tree = syscalls.open_tree(source, recursive=recursive)
     try:
         for kind in propagation:
             syscalls.set_attributes(tree, propagation=kind.value, recursive=recursive)
-        if read_only:
-            syscalls.set_attributes(tree, read_only=True)
+        if read_only or powerless:
+            syscalls.set_attributes(tree, read_only=read_only, powerless=powerless)
         syscalls.move_mount(tree, target)
     finally:
         os.close(tree)
@@ -157,14 +161,14 @@ def _descendants(table: MountTable, mount: Mount) -> Iterator[Mount]:
             yield each
 
 
-def _attach_from_stage(source: str, target: str, *, propagation: Sequence[Propagation], read_only: bool, recursive: bool) -> None:
+def _attach_from_stage(source: str, target: str, *, propagation: Sequence[Propagation], flags: MountFlag, recursive: bool) -> None:
     rec = MountFlag.REC if recursive else MountFlag.NONE
     with _stage_lock, _stage() as place:
         syscalls.mount(place, source=source, flags=MountFlag.BIND | rec)
         for kind in propagation:
             syscalls.mount(place, flags=kind.value | rec)
-        if read_only:
-            syscalls.mount(place, flags=MountFlag.BIND | MountFlag.REMOUNT | MountFlag.RDONLY | _flags_at(place))
+        if flags:
+            syscalls.mount(place, flags=MountFlag.BIND | MountFlag.REMOUNT | flags | _flags_at(place))
         syscalls.mount(target, source=place, flags=MountFlag.MOVE)
 
 

@@ -43,6 +43,8 @@ _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _OPEN_TREE_CLONE: Final = 1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _MOUNT_ATTR_RDONLY: Final = 1
+_MOUNT_ATTR_NOSUID: Final = 2
+_MOUNT_ATTR_NODEV: Final = 4
 _FSOPEN_CLOEXEC: Final = 1
 _FSCONFIG_CMD_CREATE: Final = 6
 _FSMOUNT_CLOEXEC: Final = 1
@@ -133,18 +135,20 @@ def set_attributes(
     tree: int,
     *,
     read_only: bool = False,
+    powerless: bool = False,
     propagation: MountFlag = MountFlag.NONE,
     recursive: bool = False,
 ) -> None:
-    """mount_setattr(2) on the mount that a descriptor of `open_tree` holds."""
-    attributes = _MountAttr(set=_MOUNT_ATTR_RDONLY if read_only else 0, propagation=int(propagation))
+    """mount_setattr(2) on the mount that a descriptor of `open_tree` holds. `powerless`: no set-user-ID bits, no devices."""
+    flags = (_MOUNT_ATTR_RDONLY if read_only else 0) | (_MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV if powerless else 0)
+    attributes = _MountAttr(set=flags, propagation=int(propagation))
     _syscall(
         _SYS_MOUNT_SETATTR,
         tree,
         "",
         _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0),
         attributes,
-        call=f"mount_setattr(read_only={read_only}, {_words(propagation)}, recursive={recursive})",
+        call=f"mount_setattr(read_only={read_only}, powerless={powerless}, {_words(propagation)}, recursive={recursive})",
     )
 
 

@@ -201,7 +201,8 @@ class Engine:
                 return
             _unmount(target, lazily=True)
         paths.make_directory_below(*self._tools.stage.anchor(action.path))
-        propagation.attach_bind(private, target, propagation=(Propagation.PRIVATE,), read_only=action.read_only)
+        # Whatever the client allows: what is in a bucket makes no one root.
+        propagation.attach_bind(private, target, propagation=(Propagation.PRIVATE,), read_only=action.read_only, powerless=True)
 
     async def _hide(self, action: Hide, session: Session | None) -> None:
         """1. Plainly, for a while. 2. Lazily: what is open stays usable, what is opened now finds the bare directory, which

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 
 import pytest
@@ -65,6 +66,18 @@ def test_a_read_only_bind_keeps_its_other_flags_and_leaves_the_source_alone(play
     assert not at(source).read_only
     with pytest.raises(OSError, match="Read-only"):
         os.mkdir(f"{target}/x")
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_powerless_bind_honours_neither_set_user_id_bits_nor_devices(playground: str, read_only: bool) -> None:
+    source, target = directories(playground, "source", "target")
+    syscalls.mount(source, source="x", fstype="tmpfs")
+    os.mknod(f"{source}/null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    propagation.attach_bind(source, target, read_only=read_only, powerless=True)
+    assert {"nosuid", "nodev"} <= set(at(target).options.split(","))
+    assert at(target).read_only is read_only
+    with pytest.raises(PermissionError):
+        os.open(f"{target}/null", os.O_RDONLY)
 
 
 def test_only_the_top_of_a_recursive_bind_is_read_only(playground: str) -> None:

@@ -17,7 +17,7 @@ from dynvol.mount.providers import pins
 from .admitted import AdmittedContainer, AdmittedPod, AdmittedVolume
 from .paths import as_runtime_sees_it, within
 from .verdict import Operation, Refused, Verdict
-from .wishes import Wish, check_policy, listed, read_wishes
+from .wishes import Wish, check_class, check_policy, listed, read_wishes
 
 PROPAGATION: Final = "HostToContainer"
 OPT_OUT: Final = "false"
@@ -64,6 +64,7 @@ def _check_written_by_hand(pod: AdmittedPod) -> None:
             continue
         if not volume.provider_class:
             raise Refused(f"volume {volume.name}: its volumeAttributes must name a {names.CLASS_ATTRIBUTE}")
+        check_class(volume.provider_class, where=f"volume {volume.name}, attribute {names.CLASS_ATTRIBUTE}")
         check_policy(volume.policy, where=f"volume {volume.name}, attribute {names.POLICY_ATTRIBUTE}")
 
 

@@ -66,8 +66,7 @@ def listed(annotations: Mapping[str, str], key: str) -> list[str]:
 
 def _check_classes(classes: Sequence[str]) -> None:
     for name in classes:
-        if not _CLASS_NAME.fullmatch(name) or len(name) > 253:
-            raise Refused(f"annotation {names.CLASS_ANNOTATION}: {name!r} cannot be the name of a StorageProviderClass")
+        check_class(name, where=f"annotation {names.CLASS_ANNOTATION}")
         if classes.count(name) > 1:
             raise Refused(f"annotation {names.CLASS_ANNOTATION} names {name} twice; one volume carries all claims of a class")
 
@@ -94,6 +93,11 @@ def _policies(annotations: Mapping[str, str], *, count: int) -> list[str]:
             f"annotation {names.POLICY_ANNOTATION} lists {len(policies)} policies for {count} classes; give one, or one for each"
         )
     return policies if len(policies) == count else policies * count
+
+
+def check_class(name: str, *, where: str) -> None:
+    if not _CLASS_NAME.fullmatch(name) or len(name) > 253:
+        raise Refused(f"{where}: {name[:253]!r} cannot be the name of a StorageProviderClass")
 
 
 def check_policy(policy: str, *, where: str) -> None:

@@ -212,9 +212,15 @@ class TestWrittenByHand:
         volume = {"name": "v", "csi": {"driver": names.DRIVER}}
         assert "storageProviderClass" in review(pod(volumes=[volume])).problems[0]
 
-    def test_a_volume_with_an_unknown_policy_is_denied(self) -> None:
-        csi = {"driver": names.DRIVER, "volumeAttributes": {"storageProviderClass": "a", "mountPodDispatchPolicy": "none"}}
-        assert "'none' is no dispatch policy" in review(pod(volumes=[{"name": "v", "csi": csi}])).problems[0]
+    @pytest.mark.parametrize("bad", ["../../../../etc", "/etc", "..", "a/b", "-rf", "a\nb", "A", "x" * 254])
+    def test_a_volume_of_a_class_that_cannot_be_is_denied(self, bad: str) -> None:
+        csi = {"driver": names.DRIVER, "volumeAttributes": {"storageProviderClass": bad}}
+        assert "cannot be the name of a" in review(pod(volumes=[{"name": "v", "csi": csi}])).problems[0]
+
+    @pytest.mark.parametrize("policy", ["none", "../shared", "SHARED", "shared,independent", " "])
+    def test_a_volume_with_an_unknown_policy_is_denied(self, policy: str) -> None:
+        csi = {"driver": names.DRIVER, "volumeAttributes": {"storageProviderClass": "a", "mountPodDispatchPolicy": policy}}
+        assert f"{policy!r} is no dispatch policy" in review(pod(volumes=[{"name": "v", "csi": csi}])).problems[0]
 
 
 @pytest.mark.parametrize("given", [pod(ASKED), pod(volumes=[VOLUME])], ids=["by annotation", "by hand"])
