@@ -27,6 +27,10 @@ SOURCE_PREFIX: Final = "dynvol-"
 """What the source of each of our mounts begins with (`WantedMount.source`)."""
 
 
+SENT: Final = "sent-"
+"""What the name of a set of credentials begins with that came with a call: it is kept in `run`, which is memory."""
+
+
 class Stage(msgspec.Struct, frozen=True):
     """Absolute, normal paths."""
 
@@ -59,9 +63,18 @@ class Stage(msgspec.Struct, frozen=True):
             memory_limit=memory_limit,
         )
 
+    @property
+    def sent_credentials(self) -> str:
+        return f"{self.run}/credentials"
+
+    def credentials_directory(self, name: str) -> str:
+        if name.startswith(SENT):
+            return f"{self.sent_credentials}/{name}"
+        return f"{self.credentials}/{name}" if name else self.credentials
+
     def read_credentials(self, name: str = "") -> Credentials:
         """A set of credentials as it is now; what is missing is empty. Blocks on a file system in memory only."""
-        directory = f"{self.credentials}/{name}" if name else self.credentials
+        directory = self.credentials_directory(name)
         ca_file = f"{directory}/{names.CA_CERTIFICATE}"
         return Credentials(
             access_key=_read(f"{directory}/{names.ACCESS_KEY}"),
@@ -98,6 +111,7 @@ def clear_earlier_life(stage: Stage) -> None:
     """Take away mounts whose clients ended with an earlier mounter: they die with their parent, so none can be alive. And the
     directories below them: to programs a bare one looks like an empty bucket, also while it is not yet, or never again, mounted."""
     table = mountinfo.read()
+    bare = list(ours(table, stage))
     for directory in (stage.root, stage.run):
         dead = {m.path for m in table.below(directory) if is_ours(m)}
         if not dead:
@@ -106,7 +120,12 @@ def clear_earlier_life(stage: Stage) -> None:
         for path in sorted(dead):
             _log.warning("cleared a mount of an earlier life", path=path)
     table = mountinfo.read()
-    _remove_bare_directories(stage.root, table)
+    if stage.for_pods:
+        _remove_bare_directories(stage.root, table)
+    else:
+        # What else is empty there may be anyone's.
+        for path in bare:
+            paths.remove_empty_directories_below(stage.root, path, table=table)
     stale_run = table.at(stage.run)
     if stale_run is not None and stale_run.source == "dynvol-run":
         syscalls.unmount(stage.run, lazily=True)

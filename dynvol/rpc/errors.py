@@ -12,9 +12,9 @@ RpcProblem
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from grpclib.const import Status
 
@@ -53,8 +53,9 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE
 class Codes:
     """From errors that were foreseen to codes."""
 
-    table: Mapping[type[BaseException], Status]
-    """Of the service's own errors; looked up by the nearest class. Those of this package need not be in it."""
+    table: Mapping[type[BaseException], Status | Callable[[Any], Status]]
+    """Of the service's own errors; looked up by the nearest class. Those of this package need not be in it. Where one class may
+    mean several codes, a function of the error tells."""
     unimplemented: str
     """What a caller of a method that is not implemented is told of the server's purpose."""
 
@@ -63,4 +64,5 @@ class Codes:
         if isinstance(error, OSError) and error.errno in _FULL:
             return Status.RESOURCE_EXHAUSTED
         known = {**OWN_CODES, **self.table}
-        return next((known[cls] for cls in type(error).__mro__ if cls in known), None)
+        found = next((known[cls] for cls in type(error).__mro__ if cls in known), None)
+        return found(error) if callable(found) else found

@@ -55,7 +55,8 @@ class Operations:
             for task in late:
                 _log.warning("an operation did not end in time", extra={"operation": task.get_name()})
                 task.cancel()
-        await self._tasks.__aexit__(kind, error, trace)
+        # No task raises, so the group has nothing to say; told of `error` it would wrap it.
+        await self._tasks.__aexit__(None, None, None)
 
     async def run(self, key: str, *, request: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work` for `key`, or join it if the same `request` is being done already.

@@ -26,7 +26,8 @@ def copy(tmp_path: Path) -> Path:
     (tmp_path / "hack").mkdir()
     shutil.copy(REPOSITORY / "hack" / "generate", tmp_path / "hack")
     shutil.copytree(REPOSITORY / "protos", tmp_path / "protos")
-    shutil.copytree(REPOSITORY / "dynvol" / "csi" / "proto", tmp_path / "dynvol" / "csi" / "proto")
+    for package in ("csi", "service"):
+        shutil.copytree(REPOSITORY / "dynvol" / package / "proto", tmp_path / "dynvol" / package / "proto")
     return tmp_path
 
 

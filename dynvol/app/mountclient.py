@@ -1,0 +1,224 @@
+"""`dynvol mount`, `dynvol umount` and `dynvol mounts`: the service's calls on a command line.
+
+Credentials reach the service over its socket. They are read from a file, a directory, standard input or this command's environment,
+as it is told, and never from its arguments, which every user of the machine can read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from dynvol.api import names
+from dynvol.service.client import CallFailed, connected
+from dynvol.service.proto.dynvol.mounter import v1 as wire
+
+Mounter = wire.MounterStub
+
+_VARIABLES: Final = {
+    names.ACCESS_KEY: "AWS_ACCESS_KEY_ID",
+    names.SECRET_KEY: "AWS_SECRET_ACCESS_KEY",
+    names.SESSION_TOKEN: "AWS_SESSION_TOKEN",
+}
+_KEYS: Final = (*_VARIABLES, names.CA_CERTIFICATE)
+_LARGEST: Final = 1 << 20
+"""Bytes of credentials, a bundle of authorities among them."""
+
+
+def main(command: str, **arguments: Any) -> int:
+    """The command line's `dynvol mount`, `umount` or `mounts`; returns the exit status."""
+    match command:
+        case "mount":
+            return mount(**arguments)
+        case "umount":
+            return umount(**arguments)
+        case _:
+            return mounts(**arguments)
+
+
+class Unusable(Exception):
+    """What was given on the command line cannot be meant."""
+
+
+def mount(
+    *, storage: str, path: str, socket: str, timeout: float, read_only: bool, credentials: str, held: str, **given: str
+) -> int:
+    """Returns the exit status. `given` are parameters of the provider, empty where nothing was said."""
+    try:
+        provider, parameters = storage_of(storage, given)
+        request = wire.MountRequest(
+            path=path,
+            provider=provider,
+            parameters=parameters,
+            read_only=read_only,
+            credentials=read_credentials(credentials, environment=os.environ) if credentials else {},
+            credentials_name=held,
+        )
+    except (Unusable, OSError) as problem:
+        return _complain("mount", str(problem))
+
+    async def call(mounter: Mounter) -> None:
+        try:
+            await mounter.mount(request, timeout=timeout)
+        except TimeoutError:
+            raise CallFailed("DEADLINE_EXCEEDED", await _state(mounter, path)) from None
+
+    return _run("mount", socket, call)
+
+
+def umount(*, path: str, socket: str, timeout: float) -> int:
+    async def call(mounter: Mounter) -> None:
+        try:
+            await mounter.unmount(wire.UnmountRequest(path=path), timeout=timeout)
+        except TimeoutError:
+            raise CallFailed("DEADLINE_EXCEEDED", await _state(mounter, path)) from None
+
+    return _run("umount", socket, call)
+
+
+def mounts(*, socket: str, watch: bool, output: str) -> int:
+    async def call(mounter: Mounter) -> None:
+        if watch:
+            async for event in mounter.watch():
+                _print(_event_as(output, event))
+            return
+        found = (await mounter.list(timeout=30)).mounts
+        _print(_as_json([_fields(m) for m in found]) if output == "json" else _table(found))
+
+    return _run("mounts", socket, call)
+
+
+# --- what is meant by the arguments
+
+
+def storage_of(url: str, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Provider and parameters for `s3://bucket/prefix` and what else was said. Raises Unusable."""
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise Unusable(f"{url!r} names no storage; s3://bucket and s3://bucket/prefix do")
+    parameters = {"bucket": parts.netloc, "prefix": parts.path.strip("/"), **given}
+    return parts.scheme, {key: value for key, value in parameters.items() if value}
+
+
+def read_credentials(source: str, *, environment: Mapping[str, str]) -> dict[str, str]:
+    """By key. `source` is a directory with a file for each key, as a Secret is mounted; a file, or `-` for standard input, with
+    `key=value` on each line; or `env`. Raises Unusable, OSError."""
+    if source == "env":
+        found = {key: environment.get(variable, "") for key, variable in _VARIABLES.items()}
+    elif source == "-":
+        found = _lines(sys.stdin.read(_LARGEST))
+    elif os.path.isdir(source):
+        found = {key: file.read_text() for key in _KEYS if (file := Path(source, key)).is_file()}
+    else:
+        found = _lines(Path(source).read_text())
+    found = {key: value for key, value in found.items() if value}
+    if not found:
+        raise Unusable(f"there are no credentials in {source}; the keys are {', '.join(_KEYS)}")
+    return found
+
+
+def _lines(text: str) -> dict[str, str]:
+    """Never repeats what it was given: it may be a secret in a wrong place."""
+    pairs = [line.partition("=") for line in text.splitlines() if line.strip()]
+    found = {key.strip(): value.strip() for key, _, value in pairs}
+    if unknown := sum(key not in _KEYS for key in found):
+        raise Unusable(f"credentials: {unknown} lines do not begin with {', '.join(f'{key}=' for key in _KEYS)}")
+    return found
+
+
+# --- calls
+
+
+def _run(command: str, socket: str, call: Callable[[Mounter], Awaitable[None]]) -> int:
+    async def connect_and_call() -> None:
+        async with connected(socket) as mounter:
+            await call(mounter)
+
+    try:
+        asyncio.run(connect_and_call())
+    except CallFailed as problem:
+        return _complain(command, f"{problem} ({problem.code})")
+    except ValueError as problem:
+        return _complain(command, str(problem))
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+async def _state(mounter: Mounter, path: str) -> str:
+    """For a call that took too long: what the service says of the mount, and that it goes on with it."""
+    wanted = "/" + path.strip("/")
+    found = next((m for m in (await mounter.list(timeout=10)).mounts if m.path == wanted), None)
+    if found is None:
+        return "not done in time, and by now nothing is mounted there"
+    why = f": {found.message}" if found.message else ""
+    return f"not done in time, and gone on with; now {_phase(found)}{why}. `dynvol mounts` shows what becomes of it"
+
+
+def _complain(command: str, why: str) -> int:
+    sys.stderr.write(f"dynvol {command}: {why}\n")
+    return 1
+
+
+# --- what is shown
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _event_as(output: str, event: wire.WatchResponse) -> str:
+    if output == "json":
+        if event.present is not None:
+            return _as_json({"present": _fields(event.present)})
+        return _as_json({"gone": event.gone} if event.gone is not None else {"synced": True})
+    if event.present is not None:
+        return _row(event.present)
+    return f"{event.gone}  gone" if event.gone is not None else "---"
+
+
+def _fields(mount: wire.Mount) -> dict[str, object]:
+    return {
+        "path": mount.path,
+        "provider": mount.provider,
+        "parameters": dict(mount.parameters),
+        "readOnly": mount.read_only,
+        "phase": _phase(mount),
+        "reason": mount.reason,
+        "message": mount.message,
+        "since": mount.since,
+        "restarts": mount.restarts,
+    }
+
+
+def _as_json(value: object) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+def _table(mounts: Sequence[wire.Mount]) -> str:
+    rows = [("PATH", "STORAGE", "PHASE", "SINCE", "MESSAGE"), *map(_cells, mounts)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _row(mount: wire.Mount) -> str:
+    return "  ".join(_cells(mount)).rstrip()
+
+
+def _cells(mount: wire.Mount) -> tuple[str, str, str, str, str]:
+    given = mount.parameters
+    storage = f"{mount.provider}://{'/'.join(part for part in (given.get('bucket', ''), given.get('prefix', '')) if part)}"
+    return mount.path, storage, _phase(mount), mount.since, mount.message
+
+
+def _phase(mount: wire.Mount) -> str:
+    return (mount.phase.name or "unknown").capitalize()

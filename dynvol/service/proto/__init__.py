@@ -1,0 +1,1 @@
+"""Written by hack/generate from protos/; never by hand."""

@@ -1,0 +1,77 @@
+"""What a request means, and what is wrong with one that means nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynvol.api.mounts import WantedMount
+from dynvol.mounter.stage import SENT
+from dynvol.service import wishes
+from dynvol.service.errors import InvalidRequest
+from dynvol.service.proto.dynvol.mounter import v1 as wire
+
+BUCKET = {"bucket": "some-bucket", "endpoint": "https://s3.example.com"}
+KEYS = {"access-key-id": "a", "secret-access-key": "s"}
+
+
+def meant(
+    path: str = "/data", *, provider: str = "s3", read_only: bool = False, held: str = "", **given: dict[str, str]
+) -> WantedMount:
+    parameters, credentials = given.get("parameters", BUCKET), given.get("credentials", {})
+    return wishes.wanted(
+        wire.MountRequest(
+            path=path, provider=provider, parameters=parameters, read_only=read_only, credentials=credentials, credentials_name=held
+        )
+    )
+
+
+@pytest.mark.parametrize("text", ["/data", "data", "data/", "//data//"])
+def test_a_path_has_one_form(text: str) -> None:
+    assert meant(text) == meant("/data")
+    assert meant(text).path == "data"
+
+
+@pytest.mark.parametrize("text", ["", "/", "..", "/a/../b", "a//b", "/a/./b", "a\0b", "a\nb", "x" * 256, "/".join(["deep"] * 300)])
+def test_a_path_that_is_none_or_leads_elsewhere_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        meant(text)
+    with pytest.raises(InvalidRequest):
+        wishes.path(text)
+
+
+def test_the_same_storage_at_the_same_path_has_the_same_name_whoever_asks() -> None:
+    assert meant().source == meant(parameters=dict(reversed(BUCKET.items()))).source
+    others = [
+        meant("/other"),
+        meant(read_only=True),
+        meant(parameters={**BUCKET, "prefix": "p"}),
+        meant(credentials=KEYS),
+        meant(held="team-a"),
+    ]
+    assert len({meant().source, *(other.source for other in others)}) == 6
+    assert len({meant().claim_uid, *(other.claim_uid for other in others)}) == 2, "one at the same path waits for the other's data"
+
+
+def test_other_credentials_make_no_other_mount_and_are_nowhere_in_it() -> None:
+    first, second = meant(credentials=KEYS), meant(credentials={**KEYS, "secret-access-key": "renewed-and-long"})
+    assert first == second
+    assert "renewed-and-long" not in repr(second)
+    assert first.credentials.startswith(SENT)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(InvalidRequest) as told:
+        meant(parameters={"bucket": "Not A Bucket", "umask": "999"}, credentials={"password": "p"}, held="team-a")
+    for complaint in ("no bucket name", "umask", "unknown keys (password)", "exclude each other"):
+        assert complaint in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", ".hidden", "A", "x" * 64, f"{SENT}1"])
+def test_the_name_of_a_set_of_credentials_is_no_path_and_no_senders(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="set of credentials"):
+        meant(held=name)
+
+
+def test_a_provider_that_is_not_there_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="floppy"):
+        meant(provider="floppy")
