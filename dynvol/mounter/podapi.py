@@ -97,9 +97,24 @@ class _Event(msgspec.Struct, frozen=True):
     object: msgspec.Raw
 
 
+class _Cause(msgspec.Struct, frozen=True):
+    field: str = ""
+
+
+class _Details(msgspec.Struct, frozen=True):
+    causes: tuple[_Cause, ...] = ()
+
+
 class _Status(msgspec.Struct, frozen=True):
     code: int = 0
     message: str = ""
+    details: _Details = _Details()
+
+    @property
+    def is_of_namesake(self) -> bool:
+        """Whether a patch was refused because the pod has another uid than the one that it names, and for nothing else."""
+        causes = self.details.causes
+        return bool(causes) and all(cause.field == "metadata.uid" for cause in causes)
 
 
 _pods: Final = msgspec.json.Decoder(_Pods)
@@ -192,17 +207,19 @@ def _accept(status: int, body: bytes) -> bytes:
     if 200 <= status < 300:
         return body
     try:
-        message = _status.decode(body).message
+        said = _status.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        message = "no reason given"
+        said = _Status(message="no reason given")
     match status:
         case 401 | 403:
-            raise Denied(message)
+            raise Denied(said.message)
         case 404 | 409:
-            raise PodGone(message)
+            raise PodGone(said.message)
+        case 422 if said.is_of_namesake:
+            raise PodGone(said.message)
         case 410:
-            raise Expired(message)
-    raise Refused(f"HTTP status {status}: {message}")
+            raise Expired(said.message)
+    raise Refused(f"HTTP status {status}: {said.message}")
 
 
 def _decode(decoder: msgspec.json.Decoder[_T], data: bytes | msgspec.Raw) -> _T:

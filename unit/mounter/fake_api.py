@@ -133,7 +133,8 @@ class FakeApi:
             self.refuse_patches -= 1
             _whole(writer, 500, {"kind": "Status", "code": 500, "message": "etcd has no leader"})
         elif body["metadata"]["uid"] != self.uid:
-            _whole(writer, 409, {"kind": "Status", "code": 409, "message": "another uid"})
+            causes = [{"reason": "FieldValueInvalid", "message": "field is immutable", "field": "metadata.uid"}]
+            _whole(writer, 422, {"kind": "Status", "code": 422, "message": "invalid", "details": {"causes": causes}})
         else:
             for name, value in body["metadata"]["annotations"].items():
                 await self.annotate(name, value)

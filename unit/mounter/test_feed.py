@@ -19,7 +19,7 @@ from dynvol.mount.watch import MountWatcher
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
 from dynvol.mounter.feed import Feed
-from dynvol.mounter.podapi import PodApi, Server
+from dynvol.mounter.podapi import PodApi, PodGone, Server
 from dynvol.mounter.process import Children
 from dynvol.mounter.session import Tools
 from dynvol.mounter.stage import Stage
@@ -139,6 +139,15 @@ async def test_a_successor_of_the_same_name_is_not_written_to(scene: Scene) -> N
             await scene.api.until_reported()
     assert len(scene.api.patches) == patches
     assert [r.claim_uid for r in scene.engine.reports()] == ["a"]
+
+
+async def test_a_report_that_would_be_a_successors_has_no_pod_to_go_to() -> None:
+    async with FakeApi() as api:
+        own = PodApi(Server.of(api.url, ca_file="", token_file=""), namespace=NAMESPACE, name=NAME)
+        await own.annotate({"any": "report"}, uid=api.uid)
+        with pytest.raises(PodGone):
+            await own.annotate({"any": "other"}, uid="another")
+    assert api.annotations["any"] == "report"
 
 
 async def test_a_successor_of_the_same_name_supersedes(scene: Scene) -> None:
