@@ -1,7 +1,9 @@
 """What the node process and a mount pod say to each other: two annotations of the mount pod, JSON lists of these types.
 
-The node process alone writes `names.WANTED_ANNOTATION`, the mounter alone `names.REPORT_ANNOTATION`; each ignores fields that it
-does not know, so that one may be newer than the other. Nothing in here is secret.
+The node process alone writes `names.WANTED_ANNOTATION`, the mounter alone `names.REPORT_ANNOTATION`. Either may be newer than the
+other: fields that one does not know are ignored, parameters are not (a mount without one would be another mount), and a new field
+has a default that means what was meant before. The hash of a mount that uses nothing new never changes, or upgrades would remount
+it: `unit/test_skew.py` holds what is frozen. Nothing in here is secret.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ class Phase(StrEnum):
     """Not mounted; tried again with back-off."""
     CONFLICT = "Conflict"
     """Not tried: an older claim has the same or a nested mountpoint in this pod."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Phase:
+        """A mounter that is newer may know more phases. Whatever they mean, it is not one that this version can count on."""
+        return cls.MOUNTING
 
 
 class WantedMount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

@@ -53,6 +53,15 @@ def parse(text: str) -> dict[str, str]:
     return {name: value for name, _, value in (entry.partition("=") for entry in entries)}
 
 
+def unknown(parameters: Mapping[str, str], *, known: frozenset[str]) -> list[str]:
+    """What a newer node process may ask of an older mounter. Mounting without it would be mounting something else."""
+    return [
+        f'this mount pod does not know the parameter "{name[:64]}", so it is older than the node process; delete it, and its '
+        "successor will"
+        for name in sorted(parameters.keys() - known)
+    ]
+
+
 def problems(text: str, *, allowed: Mapping[str, Check], client: str) -> list[str]:
     """What is wrong with a user's options for `client`, one sentence each."""
     if len(text) > _LONGEST:

@@ -18,9 +18,17 @@ DEFAULT_MOUNTER = "s3fs"
 MOUNTERS = ("s3fs", "rclone")
 
 
+_KNOWN = frozenset(("bucket", "endpoint", "prefix", "region", "pathStyle", "uid", "gid", "umask", "mounter", "options"))
+
+
 class S3:
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
-        return (*bucket.problems(parameters), *owner.problems(parameters), *self.validate_class(parameters))
+        return (
+            *options.unknown(parameters, known=_KNOWN),
+            *bucket.problems(parameters),
+            *owner.problems(parameters),
+            *self.validate_class(parameters),
+        )
 
     def validate_class(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
         mounter = parameters.get("mounter") or DEFAULT_MOUNTER
