@@ -1,13 +1,14 @@
 """Who asks: client certificates of the cluster's CA, and service-account tokens.
 
 A token is a JWT that this server signed. It names the account and, when kubelet asked for it, the pod that it is bound to; it
-ends when it expires, and at once when the account or the pod is gone. A request without credentials is `system:anonymous`; one
-with bad credentials is refused.
+ends when it expires, at once when the account or the pod is gone, and a minute after either was to be. A request without
+credentials is `system:anonymous`; one with bad credentials is refused.
 """
 
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import time
 import uuid
@@ -32,6 +33,8 @@ POD_NAME, POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kub
 NODE_NAME, NODE_UID = "authentication.kubernetes.io/node-name", "authentication.kubernetes.io/node-uid"
 CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
 
+DELETED_LEEWAY = 60.0
+"""Seconds for which what carries a finalizer, or has a grace period, still counts after the time of its deletion."""
 MINIMUM_LIFETIME = 600
 """Seconds; what TokenRequest refuses to go below."""
 
@@ -113,6 +116,9 @@ class Tokens:
     def _check_alive(self, resource: str, namespace: str, reference: Mapping[str, str]) -> None:
         entry = self._store.get(Key(resource, namespace, reference["name"]))
         if entry is None or entry.object["metadata"]["uid"] != reference["uid"]:
+            raise unauthorized()
+        deleted = entry.object["metadata"].get("deletionTimestamp")
+        if deleted and datetime.datetime.fromisoformat(deleted).timestamp() < time.time() - DELETED_LEEWAY:
             raise unauthorized()
 
 

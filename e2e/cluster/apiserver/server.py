@@ -117,6 +117,7 @@ class Server:
             self.authorizer.check(user, Access(verb=request.method.lower(), path=path))
             return await self._answer_path(request, path)
         self.authorizer.check(user, access_to(target))
+        _ask_for_the_body(request)
         call = call_options(user, query, user_agent=request.headers.get("User-Agent", ""))
         return await self._answer_resource(request, target, call, query)
 
@@ -320,6 +321,15 @@ class Server:
                 yield rendering.event(event.type, event.entry.object)
 
 
+async def _expected_later(_: web.Request) -> None:
+    """A client that waits to be asked for its body ("Expect: 100-continue") is asked once it is known that it may."""
+
+
+def _ask_for_the_body(request: web.Request) -> None:
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 async def _body(request: web.Request) -> Object:
     raw = await request.read()
     if request.content_type == protobuf.MEDIA_TYPE:
@@ -388,7 +398,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
     try:
         server = Server(settings, store)
         app = web.Application(client_max_size=BODY_LIMIT)
-        app.router.add_route("*", "/{path:.*}", server.handle)
+        app.router.add_route("*", "/{path:.*}", server.handle, expect_handler=_expected_later)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:

@@ -49,7 +49,7 @@ class NamespaceDefaults:
 
 
 class NamespaceDeletion:
-    """Deletes all that a terminating namespace holds, waits for finalizers and graceful pods, then lets it go."""
+    """Deletes all that a terminating namespace holds, pods first, waits for finalizers and graceful pods, then lets it go."""
 
     watches: ClassVar = [("v1", "namespaces")]
 
@@ -74,24 +74,28 @@ class NamespaceDeletion:
         return None
 
     async def _empty(self, namespace: str) -> dict[str, int]:
-        """Ask for the deletion of everything; what is still there, by resource."""
+        """Ask for the deletion of all pods, and when they are gone of everything else; what is still there, by resource."""
+        if pods := await self._delete(path("v1", "pods", namespace=namespace)):
+            return {"pods": pods}
         left: dict[str, int] = {}
         for resource in await self._resources.known():
-            if not resource.namespaced:
-                continue
             url = path(resource.group_version, resource.name, namespace=namespace)
-            try:
-                there = await self._api.list(url)
-                if any("deletionTimestamp" not in obj["metadata"] for obj in there):
-                    await self._api.delete(url)
-                    there = await self._api.list(url)
-            except ApiError as error:
-                if error.code in {404, 405}:
-                    continue
-                raise
-            if there:
-                left[resource.name] = len(there)
+            if resource.namespaced and (count := await self._delete(url)):
+                left[resource.name] = count
         return left
+
+    async def _delete(self, url: str) -> int:
+        """Ask for the deletion of a collection; how many of it are still there."""
+        try:
+            there = await self._api.list(url)
+            if any("deletionTimestamp" not in obj["metadata"] for obj in there):
+                await self._api.delete(url)
+                there = await self._api.list(url)
+        except ApiError as error:
+            if error.code in {404, 405}:
+                return 0
+            raise
+        return len(there)
 
     async def _tell(self, url: str, namespace: Object, left: dict[str, int]) -> None:
         """In words, why the namespace is still there."""
