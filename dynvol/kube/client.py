@@ -7,9 +7,11 @@ with back-off.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -38,6 +40,16 @@ APPLY_PATCH: Final = "application/apply-patch+yaml"
 
 PAGE: Final = 500
 PING: Final = aiohttp.ClientTimeout(total=2.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """A JSON patch of one object."""
+
+    resource: Resource[Any]
+    name: str
+    namespace: str = ""
+    operations: Operations
 
 
 class KubeClient:
@@ -125,6 +137,34 @@ class KubeClient:
         """RFC 6902: all or nothing. `Invalid` where a `test` fails or a path is missing; the server does not say which."""
         path = object_path(resource, name, namespace=namespace, subresource=subresource)
         return await self._send("PATCH", path, resource, body=operations, content_type=JSON_PATCH)
+
+    async def patch_together(self, patches: Sequence[Patch]) -> None:
+        """JSON patches of several objects, of which none is carried out before the server has let all of them in.
+
+        For those that take away what we may do the others by. Where one is refused, none is carried out, and its error is
+        raised; but one that fails later, for what is in it, does not keep the others.
+        """
+        if not patches:
+            return
+        all_in = asyncio.Barrier(len(patches))
+
+        async def hold() -> None:
+            await all_in.wait()
+
+        async def send(patch: Patch) -> None:
+            path = object_path(patch.resource, patch.name, namespace=patch.namespace)
+            try:
+                await self._connection.call("PATCH", path, body=patch.operations, content_type=JSON_PATCH, hold=hold)
+            except BaseException:
+                # Whoever still waits gives up; nobody does once all are in.
+                await all_in.abort()
+                raise
+
+        outcomes = await asyncio.gather(*(send(patch) for patch in patches), return_exceptions=True)
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        # One that was refused says more than those that it broke off.
+        if failure := min(failures, key=lambda f: not isinstance(f, errors.ApiError), default=None):
+            raise failure
 
     async def merge_patch(self, resource: Resource[T], name: str, body: Body, *, namespace: str = "", subresource: str = "") -> T:
         """RFC 7386: null removes. With `metadata.resourceVersion` in the body, `Conflict` where that is no longer the version."""

@@ -6,13 +6,14 @@ refusals, and nothing is tried again: back-off lives in `dynvol.runtime`'s queue
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import aiohttp
 
@@ -35,6 +36,9 @@ _KEEPALIVE: Final = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER * 1000),
 )
+
+
+Hold: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class RequestMetrics(Protocol):
@@ -73,15 +77,16 @@ class Connection:
         content_type: str = "application/json",
         accept: str = "application/json",
         timeout: aiohttp.ClientTimeout = CALL,
+        hold: Hold | None = None,
     ) -> AsyncIterator[Answer]:
         """The answer to a request, once its status is known to be 2xx. What is not read of it by the end of the block is dropped.
 
-        Raises `ApiError` for any other status, `Unreachable` for none.
+        Where `hold` is given, the body is sent when that returns. It is called once the server has decided that we may make the
+        request: it asks for a body ("100 Continue") only then. Raises `ApiError` for any other status, `Unreachable` for none.
         """
         request = f"{method} {path}"
-        response = await self._send(
-            request, query=query, body=body, headers={"Accept": accept, "Content-Type": content_type}, timeout=timeout
-        )
+        headers = {"Accept": accept, "Content-Type": content_type}
+        response = await self._send(request, query=query, body=body, headers=headers, timeout=timeout, hold=hold)
         answer = Answer(response, _Translation(request, host=self.host), self.heard)
         try:
             if not 200 <= response.status <= 299:
@@ -101,27 +106,60 @@ class Connection:
         self.last_answer = time.monotonic()
 
     async def _send(
-        self, request: str, *, query: Mapping[str, str] | None, body: Any, headers: dict[str, str], timeout: aiohttp.ClientTimeout
+        self,
+        request: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Any,
+        headers: dict[str, str],
+        timeout: aiohttp.ClientTimeout,
+        hold: Hold | None,
     ) -> aiohttp.ClientResponse:
         method, path = request.split(" ", 1)
         started = time.monotonic()
         code = "<error>"
         try:
             with _Translation(request, host=self.host):
-                response: aiohttp.ClientResponse = await self._transport.request(
-                    method,
-                    self.host + path,
-                    query_params=query,
-                    headers=headers | await self._identity(),
-                    body=body,
-                    _preload_content=False,
-                    _request_timeout=timeout,
-                )
+                headers |= await self._identity()
+                if hold is not None:
+                    response = await self._send_held(request, body=body, headers=headers, timeout=timeout, hold=hold)
+                else:
+                    response = await self._transport.request(
+                        method,
+                        self.host + path,
+                        query_params=query,
+                        headers=headers,
+                        body=body,
+                        _preload_content=False,
+                        _request_timeout=timeout,
+                    )
             code = str(response.status)
             self.heard()
             return response
         finally:
             self._metrics.observe(method=method, code=code, seconds=time.monotonic() - started)
+
+    async def _send_held(
+        self, request: str, *, body: Any, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout, hold: Hold
+    ) -> aiohttp.ClientResponse:
+        """Past kubernetes_asyncio, which knows no body that is not there yet, over its connections."""
+
+        async def held() -> AsyncIterator[bytes]:
+            await hold()
+            yield json.dumps(body).encode()
+
+        method, path = request.split(" ", 1)
+        session: aiohttp.ClientSession = self._transport.pool_manager
+        return await session.request(
+            method,
+            self.host + path,
+            headers={**headers, "Expect": "100-continue"},
+            data=held(),
+            timeout=timeout,
+            proxy=self._transport.proxy,
+            proxy_headers=self._transport.proxy_headers,
+            server_hostname=self._transport.server_hostname,
+        )
 
     async def _identity(self) -> dict[str, str]:
         settings = await self._configuration.auth_settings()
