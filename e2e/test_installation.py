@@ -139,21 +139,35 @@ def test_uninstalling_releases_nothing_that_a_process_may_still_be_writing_back(
     assert world.restarts(pod) == 0
 
 
-@pytest.mark.parametrize("frozen", [False, True], ids=["quick", "slow"])
-def test_a_removal_in_the_wrong_order_is_mended_by_uninstalling(world: World, installed: str, frozen: bool) -> None:
-    """How far node processes come before they and their rights are gone is a race; one that is frozen does nothing more."""
-    pod = mounted_pod(world)
-    if frozen:
-        assert world.ground.kill("dynvol node", signal="STOP")
-    rude = world.ground.kubectl.try_("delete", "-k", str(CONFIG), "--timeout=10s", timeout=200)
-    assert rude.code, "claims and classes are held by finalizers that nobody is left to take off"
-    done = uninstall(world.ground.kubectl, "--leave-pods")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "taking its finalizer off" in done.stdout
-    assert remains(world.ground.kubectl) == []
+WRITER = f"""
+until [ -e {ROOT}/data/readme ]; do sleep 0.1; done
+while [ ! -e {ROOT}/data/stop ]; do
+    round=$((round + 1))
+    echo $round > {ROOT}/data/round && echo $round || exec sleep infinity
+    sleep 0.1
+done 2> /dev/null
+"""
+"""Writes all the time, and prints each number once it is written and closed. When it cannot write any more it goes on living."""
+
+
+def removed(kubectl: Kubectl, manifest: str, *, wait: bool = True, timeout: float = 150.0) -> str:
+    """`kubectl delete`, which returns when all is gone."""
+    return kubectl("delete", "-f", "-", f"--wait={str(wait).lower()}", stdin=manifest, timeout=timeout)
+
+
+def test_deleting_all_of_it_at_once_flushes_unmounts_and_leaves_nothing_hanging(world: World, installed: str) -> None:
+    kubectl = world.ground.kubectl
+    (pod,) = world.deploy(spec=manifests.pod_spec(command=["sh", "-c", WRITER]))
+    bucket = world.bucket(readme="hello")
+    world.kubectl.apply(world.claim("data", bucket))
+    world.ready("data")
+    await_rounds(world, pod)
+    removed(kubectl, installed)
+    assert remains(kubectl) == []
     assert not world.ground.mounts("/data")
     assert world.misses(pod, "/data/readme")
     assert world.restarts(pod) == 0
+    assert world.store.read(bucket, "round") == world.kubectl("logs", pod).splitlines()[-1] + "\n"
 
 
 def test_nodes_that_wait_for_the_driver_are_opened_by_it(world: World, installed: str) -> None:

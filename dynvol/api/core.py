@@ -1,4 +1,4 @@
-"""Projections of Kubernetes' own types: pods, secrets, nodes, namespaces."""
+"""Projections of Kubernetes' own types."""
 
 from __future__ import annotations
 
@@ -130,6 +130,12 @@ class Node(Projection, frozen=True):
 
 
 class Namespace(Projection, frozen=True):
+    metadata: ObjectMeta = ObjectMeta()
+
+
+class Bare(Projection, frozen=True):
+    """Of a kind of which nothing is read but its metadata."""
+
     metadata: ObjectMeta = ObjectMeta()
 
 

@@ -55,6 +55,8 @@ CA_CERTIFICATE: Final = "ca.crt"
 # --- Finalizers.
 CLAIM_FINALIZER: Final = f"{GROUP}/mounted"
 CLASS_FINALIZER: Final = f"{GROUP}/in-use"
+GUARD_FINALIZER: Final = f"{GROUP}/needed-for-removal"
+"""On what our own rights rest on, while there are claims or classes."""
 
 # --- On a mount pod.
 MOUNT_POD_LABEL: Final = f"{GROUP}/mount-pod"
@@ -84,3 +86,6 @@ MOUNTER_SOCKET: Final = "unix:///run/dynvol.sock"
 CREDENTIALS_DIR: Final = "/etc/dynvol/credentials"
 NAMESPACE: Final = "dynvol-system"
 LEADER_LEASE: Final = "dynvol-leader"
+NODE_ACCOUNT: Final = "dynvol-node"
+MOUNT_ACCOUNT: Final = "dynvol-mount"
+"""The service accounts of node processes and of mount pods. Their roles and bindings have the same names."""

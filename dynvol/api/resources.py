@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 from . import names
 from .claim import DynamicVolumeClaim
-from .core import Lease, Namespace, Node, Pod, Secret
+from .core import Bare, Lease, Namespace, Node, Pod, Secret
 from .providerclass import StorageProviderClass
 
 T = TypeVar("T")
@@ -36,3 +36,10 @@ SECRETS: Final = Resource("", "v1", "secrets", "Secret", True, Secret)
 NODES: Final = Resource("", "v1", "nodes", "Node", False, Node)
 NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", False, Namespace)
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", True, Lease)
+DAEMON_SETS: Final = Resource("apps", "v1", "daemonsets", "DaemonSet", True, Bare)
+SERVICE_ACCOUNTS: Final = Resource("", "v1", "serviceaccounts", "ServiceAccount", True, Bare)
+ROLES: Final = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role", True, Bare)
+ROLE_BINDINGS: Final = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", True, Bare)
+CLUSTER_ROLES: Final = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", False, Bare)
+CLUSTER_ROLE_BINDINGS: Final = Resource("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", False, Bare)
+DEFINITIONS: Final = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False, Bare)

@@ -2,7 +2,8 @@
 
 Started in this order, and stopped in the opposite one: the port for probes and metrics, so that what follows can be watched; the
 CSI sockets, since a pod's start must wait neither for the API server nor for a cache; the caches; the controllers; the leader's
-work. Losing the lead ends the leader's work and nothing else: this process has a node to serve.
+work. Losing the lead ends the leader's work and nothing else: this process has a node to serve. All of it goes on for a while
+after SIGTERM where that is the end of dynvol itself (`dynvol.controllers.farewell`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from dynvol.api.resources import PODS
 from dynvol.controllers.claimreport import ClaimReporter
 from dynvol.controllers.claimstatus import ClaimStatusController
 from dynvol.controllers.externalvolume import ExternalVolumeController
+from dynvol.controllers.farewell import Farewell
 from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.nodemounts import KernelMounts
 from dynvol.controllers.providerclass import ProviderClassController
+from dynvol.controllers.removal import RemovalController
 from dynvol.controllers.startuptaint import StartupTaintController
 from dynvol.controllers.view import Instruments, NodeView
 from dynvol.csi.kernel import KernelTargets
@@ -82,8 +85,9 @@ async def run(settings: NodeSettings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    work = asyncio.create_task(_NodeProcess(settings).run(), name="node")
-    stop = asyncio.create_task(stopping.wait(), name="stop")
+    process = _NodeProcess(settings)
+    work = asyncio.create_task(process.run(), name="node")
+    stop = asyncio.create_task(process.may_stop(stopping), name="stop")
     await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
     work.cancel()
@@ -97,6 +101,13 @@ class _NodeProcess:
         self._metrics = Metrics(process="node")
         self._health = Health()
         self._instruments = Instruments(self._metrics.controllers, self._metrics.queues)
+        self._farewell: Farewell | None = None
+
+    async def may_stop(self, told: asyncio.Event) -> None:
+        """Returns when the process has been told to stop, and nothing needs it any more."""
+        await told.wait()
+        if self._farewell is not None:
+            await self._farewell.wait()
 
     async def run(self) -> None:
         """The order is the module's."""
@@ -110,6 +121,7 @@ class _NodeProcess:
             state_dir = paths.canonical(settings.state_dir)
             csi = await stack.enter_async_context(self._csi(executor, state_dir=state_dir))
             client = await stack.enter_async_context(KubeClient.connect(settings.kubeconfig, metrics=self._metrics.requests))
+            self._farewell = Farewell(client, pod_name=settings.pod_name, namespace=settings.namespace)
             recorder = await stack.enter_async_context(EventRecorder(client, component="dynvol", instance=settings.node_name))
             mounts = KernelMounts(state_dir, watcher=watcher, executor=executor)
             view = node_view(
@@ -128,7 +140,7 @@ class _NodeProcess:
                 installation = Installation(settings.namespace, await self._image(client), state_dir)
                 self._start_controllers(tasks, view, client, recorder, installation)
                 tasks.create_task(mounts.run(), name="mount-table")
-                tasks.create_task(self._campaign(view, client, recorder), name="leader-election")
+                tasks.create_task(self._campaign(view, client, recorder, self._farewell), name="leader-election")
 
     def _csi(self, executor: MountExecutor, *, state_dir: str) -> CsiServer:
         settings = self._settings
@@ -171,7 +183,7 @@ class _NodeProcess:
 
     # --- The leader
 
-    async def _campaign(self, view: NodeView, client: KubeClient, recorder: EventRecorder) -> None:
+    async def _campaign(self, view: NodeView, client: KubeClient, recorder: EventRecorder, farewell: Farewell) -> None:
         """A candidate for ever; each term begins with caches of its own.
 
         The identity is the node's, so that a process which comes after one that was killed need not wait for its lease to run
@@ -187,22 +199,31 @@ class _NodeProcess:
                 metrics=self._metrics,
             )
             try:
-                await elector.run(lambda: self._lead(view, client, recorder))
+                await elector.run(lambda: self._lead(view, client, recorder, farewell))
             except LeadershipLost as lost:
                 log.warning("no longer the leader", why=str(lost))
 
-    async def _lead(self, view: NodeView, client: KubeClient, recorder: EventRecorder) -> None:
+    async def _lead(self, view: NodeView, client: KubeClient, recorder: EventRecorder, farewell: Farewell) -> None:
         log.info("leading")
         sight = leader_view(client, classes=view.classes, namespace=self._settings.namespace, metrics=self._metrics.informers)
         claims = ClaimStatusController(sight, client=client, instruments=self._instruments)
+        removal = RemovalController(
+            sight, client=client, namespace=self._settings.namespace, farewell=farewell, instruments=self._instruments
+        )
         classes = ProviderClassController(
-            sight, client=client, recorder=recorder, assess=review_class, instruments=self._instruments
+            sight,
+            client=client,
+            recorder=recorder,
+            assess=review_class,
+            is_removal=removal.is_under_way,
+            instruments=self._instruments,
         )
         async with asyncio.TaskGroup() as tasks:
             for informer in (sight.claims, sight.pods, sight.mount_pods, sight.nodes):
                 tasks.create_task(informer.run(), name=f"informer-{informer.name}")
             tasks.create_task(claims.run(), name="claim-status")
             tasks.create_task(classes.run(), name="storage-provider-class")
+            tasks.create_task(removal.run(), name="removal")
 
 
 def _end_on_the_spot() -> None:

@@ -7,7 +7,7 @@ from typing import Final, Protocol, TypeVar
 
 from dynvol.api.meta import ObjectMeta
 from dynvol.api.resources import Resource
-from dynvol.kube.client import KubeClient
+from dynvol.kube.client import KubeClient, Operations
 from dynvol.kube.errors import Conflict, NotFound
 
 from .namesakes import Superseded
@@ -53,6 +53,23 @@ async def remove_finalizer(client: KubeClient, resource: Resource[T], obj: T, fi
     meta = obj.metadata
     if finalizer in meta.finalizers:
         await _write(client, resource, meta, [f for f in meta.finalizers if f != finalizer])
+
+
+async def drop_finalizer(client: KubeClient, resource: Resource[T], obj: T, finalizer: str) -> None:
+    """Lets `obj` go, whatever else changed since it was read. Raises Invalid when its finalizers did, NotFound when it went."""
+    meta = obj.metadata
+    if finalizer in meta.finalizers:
+        await client.json_patch(resource, meta.name, without(meta, finalizer), namespace=meta.namespace)
+
+
+def without(meta: ObjectMeta, finalizer: str) -> Operations:
+    """The JSON patch that takes a finalizer off this very object, if it is still where it was."""
+    place = f"/metadata/finalizers/{meta.finalizers.index(finalizer)}"
+    return [
+        {"op": "test", "path": "/metadata/uid", "value": meta.uid},
+        {"op": "test", "path": place, "value": finalizer},
+        {"op": "remove", "path": place},
+    ]
 
 
 async def _fresh(client: KubeClient, resource: Resource[T], meta: ObjectMeta) -> T:

@@ -31,7 +31,7 @@ class Installation:
     namespace: str
     image: str
     state_dir: str
-    service_account: str = "dynvol-mount"
+    service_account: str = names.MOUNT_ACCOUNT
     grace_seconds: int = 600
 
 

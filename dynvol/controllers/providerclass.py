@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -32,6 +32,10 @@ CREDENTIALS_CHECK: Final = 30.0
 """Seconds between looks at a class's Secret, which is not watched."""
 
 
+REMOVAL_CHECK: Final = 2.0
+"""Seconds between looks at whether a class that is deleted while pods use it goes with all of dynvol."""
+
+
 class Assessment(Protocol):
     """What is wrong with a class as it is written."""
 
@@ -45,7 +49,8 @@ class Assessment(Protocol):
 
 
 class ProviderClassController:
-    """`assess` judges provider and parameters. It is pure, and the same judge as at admission."""
+    """`assess` judges provider and parameters. It is pure, and the same judge as at admission. `is_removal` says whether a class
+    that is deleted goes with all of dynvol."""
 
     def __init__(
         self,
@@ -54,12 +59,14 @@ class ProviderClassController:
         client: KubeClient,
         recorder: EventRecorder,
         assess: Callable[[ClassSpec], Assessment],
+        is_removal: Callable[[], Awaitable[bool]],
         instruments: Instruments,
     ) -> None:
         self._view = view
         self._client = client
         self._recorder = recorder
         self._assess = assess
+        self._is_removal = is_removal
         self._credentials: Final = Credentials(client)
         self.controller: Final[Controller] = instruments.controller("storage-provider-class", self.reconcile, workers=2)
         self.controller.watch(view.classes, lambda c: [c.metadata.name])
@@ -74,7 +81,8 @@ class ProviderClassController:
         return [c.metadata.name for c in self._view.classes.store.values() if label_value(c.metadata.name) == label]
 
     async def reconcile(self, name: str) -> Result:
-        """1. Hold the class. 2. Say how it stands and who uses it. 3. Let it go when it is deleted and no one does."""
+        """1. Hold the class while it is used, and only then: an idle one can go while none of us is there. 2. Say how it stands and
+        who uses it."""
         provider_class = self._view.classes.store.get(name)
         if provider_class is None:
             return DONE
@@ -82,17 +90,22 @@ class ProviderClassController:
         label = label_value(name)
         mount_pods = sum(1 for p in self._view.mount_pods.store.values() if p.metadata.labels.get(names.CLASS_ANNOTATION) == label)
         try:
-            if not provider_class.metadata.deleting:
-                await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
-            elif not pods and not mount_pods:
+            if not await self._is_used(provider_class, pods=pods, mount_pods=mount_pods):
                 await remove_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
-                return DONE
+            elif not provider_class.metadata.deleting:
+                await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
             await self._say(provider_class, pods=pods, mount_pods=mount_pods)
         except Conflict:
             return AGAIN
         except (NotFound, Superseded):
             return DONE
-        return RequeueAfter(CREDENTIALS_CHECK)
+        return RequeueAfter(REMOVAL_CHECK if provider_class.metadata.deleting else CREDENTIALS_CHECK)
+
+    async def _is_used(self, provider_class: StorageProviderClass, *, pods: Collection[Pod], mount_pods: int) -> bool:
+        """Pods without a mount pod use a class by what may still come. In a removal nothing will, and they run on without."""
+        if mount_pods or not pods:
+            return bool(mount_pods)
+        return not (provider_class.metadata.deleting and await self._is_removal())
 
     async def _say(self, provider_class: StorageProviderClass, *, pods: tuple[Pod, ...], mount_pods: int) -> None:
         assessment = self._assess(provider_class.spec)

@@ -151,6 +151,10 @@ class Process:
     wire: Wire
     client: KubeClient
     recorder: EventRecorder
+    removal: bool = False
+
+    async def is_removal(self) -> bool:
+        return self.removal
 
 
 @dataclass
@@ -392,7 +396,12 @@ class World:
         sight = leader_view(client, classes=process.view.classes, namespace=self.driver)
         claims = ClaimStatusController(sight, client=client, instruments=instruments)
         classes = ProviderClassController(
-            sight, client=client, recorder=process.recorder, assess=review_class, instruments=instruments
+            sight,
+            client=client,
+            recorder=process.recorder,
+            assess=review_class,
+            is_removal=process.is_removal,
+            instruments=instruments,
         )
         caches: tuple[Informer[Any], ...] = (sight.claims, sight.pods, sight.mount_pods, sight.nodes)
         return owning(*(cache.run() for cache in caches), claims.run(), classes.run())
