@@ -111,7 +111,7 @@ class Hand:
 
 def prepare(playground: str, *, secret: dict[str, str] | None = None, for_pods: bool = True) -> Stage:
     place = Stage(f"{playground}/xvols", f"{playground}/run", f"{playground}/cache", f"{playground}/secret", for_pods)
-    for directory in (f"{place.root}/{POD}", place.credentials):
+    for directory in (f"{place.root}/{POD}" if for_pods else place.root, place.credentials):
         os.makedirs(directory, exist_ok=True)
     for key, value in ({names.ACCESS_KEY: ACCESS_KEY, names.SECRET_KEY: SECRET_KEY} if secret is None else secret).items():
         Path(place.credentials, key).write_text(value)
