@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from .meta import Condition, ObjectMeta, Projection
+from .providerclass import OF_CLASSES
 
 
 class LabelSelectorRequirement(Projection, frozen=True):
@@ -49,6 +50,14 @@ class S3Config(Projection, frozen=True):
     path_style: bool = True
 
 
+class RcloneConfig(Projection, frozen=True):
+    type: str
+    path: str = ""
+    parameters: dict[str, str] = {}
+    secret_keys: dict[str, str] = {}
+    """rclone's option → key of the class's Secret that has its value."""
+
+
 class ClaimSpec(Projection, frozen=True):
     mountpoint: str
     selector: LabelSelector
@@ -56,6 +65,9 @@ class ClaimSpec(Projection, frozen=True):
     storage_provider: str = ""
     storage_provider_class: str = ""
     s3_config: S3Config | None = None
+    rclone_config: RcloneConfig | None = None
+    config: dict[str, str] | None = None
+    """For providers that are not ours: what they take, as they name it."""
     uid: int | None = None
     gid: int | None = None
     umask: str = ""
@@ -64,19 +76,28 @@ class ClaimSpec(Projection, frozen=True):
     @property
     def provider(self) -> str:
         """The provider, named or else following from which configuration is given; empty if neither."""
-        return self.storage_provider or ("s3" if self.s3_config is not None else "")
+        if self.storage_provider:
+            return self.storage_provider
+        given = (("s3", self.s3_config), ("rclone", self.rclone_config))
+        return next((name for name, config in given if config is not None), "")
 
     @property
     def parameters(self) -> dict[str, str]:
         """What the claim itself says of a mount, as providers take it (`WantedMount.parameters`): judged at admission, told to
         mount pods. What it leaves open is left out."""
-        config = self.s3_config
-        given = {"umask": self.umask}
-        given |= {key: str(value) for key, value in (("uid", self.uid), ("gid", self.gid)) if value is not None}
-        if config is not None:
-            given |= {"bucket": config.bucket, "endpoint": config.endpoint, "prefix": config.prefix, "region": config.region}
-            given["pathStyle"] = str(config.path_style).lower()
+        owner = {key: str(value) for key, value in (("uid", self.uid), ("gid", self.gid)) if value is not None}
+        given = {**self._storage(), **owner, "umask": self.umask}
         return {key: value for key, value in given.items() if value}
+
+    def _storage(self) -> dict[str, str]:
+        if (s3 := self.s3_config) is not None:
+            path_style = str(s3.path_style).lower()
+            return {"bucket": s3.bucket, "endpoint": s3.endpoint, "prefix": s3.prefix, "region": s3.region, "pathStyle": path_style}
+        if (rclone := self.rclone_config) is not None:
+            plain = {f"parameter.{name}": value for name, value in rclone.parameters.items()}
+            secret = {f"secret.{name}": key for name, key in rclone.secret_keys.items()}
+            return {"type": rclone.type, "path": rclone.path, **plain, **secret}
+        return {key: value for key, value in (self.config or {}).items() if key not in OF_CLASSES}
 
 
 class PodMount(Projection, frozen=True):

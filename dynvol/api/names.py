@@ -42,6 +42,7 @@ OPTIONS_PARAMETER: Final = f"{GROUP}/mount-options"
 ALLOWED_NAMESPACES_PARAMETER: Final = f"{GROUP}/allowed-namespaces"
 ALLOWED_ENDPOINTS_PARAMETER: Final = f"{GROUP}/allowed-endpoints"
 ALLOWED_BUCKETS_PARAMETER: Final = f"{GROUP}/allowed-buckets"
+RCLONE_OPTIONS_PARAMETER: Final = f"{GROUP}/allowed-rclone-options"
 
 NOT_ALLOWED: Final = "NotAllowed"
 """The reason of a mount that one of a class's `allowed-` parameters refuses."""

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from . import names
 from .meta import Condition, ObjectMeta, Projection
+
+OF_CLASSES: Final = {
+    "mounter": names.MOUNTER_PARAMETER,
+    "options": names.OPTIONS_PARAMETER,
+    "allowedOptions": names.RCLONE_OPTIONS_PARAMETER,
+}
+"""Parameters of a mount that are a class's to set and never a claim's, and the keys by which it does."""
 
 
 class ClassSpec(Projection, frozen=True):
     provider: str
     parameters: dict[str, str] = {}
+
+    @property
+    def mount_parameters(self) -> dict[str, str]:
+        """What the class says of each of its mounts, as providers take it (`WantedMount.parameters`)."""
+        return {name: value for name, key in OF_CLASSES.items() if (value := self.parameters.get(key, ""))}
+
+    @property
+    def secret(self) -> tuple[str, str]:
+        """Namespace and name of the Secret with the credentials; both empty if the class names none."""
+        return self.parameters.get(names.SECRET_NAMESPACE_PARAMETER, ""), self.parameters.get(names.SECRET_NAME_PARAMETER, "")
 
 
 class ClassStatus(Projection, frozen=True):

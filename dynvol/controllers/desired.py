@@ -198,7 +198,7 @@ def _lineage(path: str) -> Iterator[str]:
 def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -> WantedMount:
     """What a mount pod is told of an attachment that was not refused."""
     claim, pod = attachment.claim, attachment.pod
-    parameters = _owner(claim, pod) | claim.spec.parameters | _client(provider_class)
+    parameters = _owner(claim, pod) | claim.spec.parameters | provider_class.spec.mount_parameters
     identity = (claim.spec.provider, attachment.path, claim.spec.read_only, parameters)
     return WantedMount(
         claim=claim.metadata.key,
@@ -231,12 +231,6 @@ def _runs_as_user(pod: Pod) -> int | None:
     volumes = {v.name for v in dynamic_volumes(pod)}
     users = {c.security_context.run_as_user for c in pod.spec.containers if any(m.name in volumes for m in c.volume_mounts)}
     return users.pop() if len(users) == 1 else None
-
-
-def _client(provider_class: StorageProviderClass) -> dict[str, str]:
-    parameters = provider_class.spec.parameters
-    given = {"mounter": parameters.get(names.MOUNTER_PARAMETER, ""), "options": parameters.get(names.OPTIONS_PARAMETER, "")}
-    return {k: v for k, v in given.items() if v}
 
 
 def wanted_mounts(

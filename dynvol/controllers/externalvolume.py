@@ -23,6 +23,7 @@ from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, CLASSES, PODS, SECRETS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, TooManyRequests
+from dynvol.mount import providers
 from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
@@ -217,7 +218,7 @@ class ExternalVolumeController:
         found = await self._credentials.of(provider_class)
         if found.secret is None:
             return self._cannot(workload, found.problem)
-        await self._apply_secret(workload, original=found.secret, owner=None)
+        await self._apply_secret(workload, provider_class, original=found.secret, owner=None)
         manifest = mount_pod(
             workload,
             provider_class=provider_class,
@@ -233,7 +234,7 @@ class ExternalVolumeController:
             return self._cannot(workload, Problem("MountPodRefused", f"the mount pod cannot be created: {error}"))
         self._unseen.wrote(workload.uuid, created)
         log.info("mount pod created", mount_pod=workload.mount_pod, mounts=len(wanted))
-        await self._apply_secret(workload, original=found.secret, owner=created)
+        await self._apply_secret(workload, provider_class, original=found.secret, owner=created)
         self._reporter.solved(workload.uuid)
         return RequeueAfter(CREDENTIALS_CHECK)
 
@@ -277,17 +278,20 @@ class ExternalVolumeController:
         if found.secret is None:
             return self._cannot(workload, found.problem)
         self._reporter.solved(workload.uuid)
-        await self._apply_secret(workload, original=found.secret, owner=existing)
+        await self._apply_secret(workload, provider_class, original=found.secret, owner=existing)
         return RequeueAfter(CREDENTIALS_CHECK)
 
-    async def _apply_secret(self, workload: Workload, *, original: Secret, owner: Pod | None) -> None:
+    async def _apply_secret(
+        self, workload: Workload, provider_class: StorageProviderClass, *, original: Secret, owner: Pod | None
+    ) -> None:
         """Writes the copy, unless this very one was written not long ago."""
         content = (credentials_digest(original), owner.metadata.uid if owner else "")
         now = asyncio.get_running_loop().time()
         written, at = self._copied.get(workload.uuid, (None, 0.0))
         if written == content and now - at < COPY_CHECK:
             return
-        manifest = secret_copy(workload, original=original, namespace=self._installation.namespace, owner=owner)
+        provider = providers.provider(provider_class.spec.provider)
+        manifest = secret_copy(workload, original=original, provider=provider, namespace=self._installation.namespace, owner=owner)
         await self._client.apply(
             SECRETS, workload.mount_pod, manifest, field_manager="dynvol-node", namespace=self._installation.namespace
         )

@@ -17,6 +17,7 @@ from dynvol.api.identity import Workload, label_value
 from dynvol.api.meta import ObjectMeta
 from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
+from dynvol.mount.providers.contract import Provider
 
 Manifest = dict[str, Any]
 
@@ -130,13 +131,12 @@ def resources(parameters: Mapping[str, str]) -> Manifest:
     return granted
 
 
-def secret_copy(workload: Workload, *, original: Secret, namespace: str, owner: Pod | None) -> Manifest:
-    """The copy of a class's Secret that one mount pod mounts, with only the keys that a mounter reads.
+def secret_copy(workload: Workload, *, original: Secret, provider: Provider | None, namespace: str, owner: Pod | None) -> Manifest:
+    """The copy of a class's Secret that one mount pod mounts, with only the keys that `provider` reads.
 
     It must exist before its mount pod, so the first copy has no owner; once it has one, it is garbage-collected with it.
     """
-    keys = (names.ACCESS_KEY, names.SECRET_KEY, names.SESSION_TOKEN, names.CA_CERTIFICATE)
-    data = {k: base64.b64encode(original.data[k]).decode() for k in keys if k in original.data}
+    data = {key: base64.b64encode(value).decode() for key, value in original.data.items() if _reads(provider, key)}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -150,6 +150,12 @@ def secret_copy(workload: Workload, *, original: Secret, namespace: str, owner: 
         "type": "Opaque",
         "data": data,
     }
+
+
+def _reads(provider: Provider | None, key: str) -> bool:
+    if provider is None:
+        return False
+    return provider.optional_keys is None or key in (*provider.secret_keys, *provider.optional_keys)
 
 
 def _owner_reference(kind: str, owner: ObjectMeta) -> Manifest:

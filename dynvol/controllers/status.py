@@ -19,6 +19,7 @@ from dynvol.api.core import Pod
 from dynvol.api.meta import Condition, with_transition_times
 from dynvol.api.mounts import MountReport, Phase, WantedMount
 from dynvol.api.providerclass import ClassStatus, StorageProviderClass
+from dynvol.mount import providers
 from dynvol.mount.providers import pins
 
 from .desired import Attachment, path_in_container
@@ -176,7 +177,7 @@ def _accepted(claim: DynamicVolumeClaim, classes: Mapping[str, StorageProviderCl
     """Whether the claim as written can work at all."""
     name, provider = claim.spec.storage_provider_class, claim.spec.provider
     if not provider:
-        return ("Accepted", "False", "NoProvider", "no provider configuration is given; add s3Config")
+        return ("Accepted", "False", "NoProvider", "no provider configuration is given; add s3Config or another")
     if name and name not in classes:
         return ("Accepted", "False", "ClassNotFound", f"StorageProviderClass {name} does not exist; create it or name another")
     if name and classes[name].spec.provider != provider:
@@ -272,17 +273,16 @@ def in_use(pods: Sequence[Pod], mount_pods: int) -> str:
 
 def missing_credentials(provider_class: StorageProviderClass, data: Mapping[str, bytes] | None) -> Problem | None:
     """What is wrong with the Secret that a class names; `data` is None if there is no such Secret."""
-    parameters = provider_class.spec.parameters
-    name, namespace = parameters.get(names.SECRET_NAME_PARAMETER, ""), parameters.get(names.SECRET_NAMESPACE_PARAMETER, "")
+    namespace, name = provider_class.spec.secret
+    provider = providers.provider(provider_class.spec.provider)
+    needed = provider.secret_keys if provider else ()
     if not name or not namespace:
         keys = f"{names.SECRET_NAME_PARAMETER} and {names.SECRET_NAMESPACE_PARAMETER}"
         return Problem("SecretNotNamed", f"class {provider_class.metadata.name} names no Secret; set {keys}")
     where = f"Secret {namespace}/{name} of class {provider_class.metadata.name}"
     if data is None:
-        return Problem(
-            "SecretNotFound", f"{where} does not exist; create it with the keys {names.ACCESS_KEY} and {names.SECRET_KEY}"
-        )
-    missing = [key for key in (names.ACCESS_KEY, names.SECRET_KEY) if not data.get(key)]
-    if missing:
+        hint = f" with the keys {' and '.join(needed)}" if needed else ""
+        return Problem("SecretNotFound", f"{where} does not exist; create it{hint}")
+    if missing := [key for key in needed if not data.get(key)]:
         return Problem("SecretKeyMissing", f"{where} lacks {' and '.join(missing)}")
     return None

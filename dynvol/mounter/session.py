@@ -62,6 +62,8 @@ class Timing(msgspec.Struct, frozen=True):
     """A client that has not answered for so long is reported."""
     hopeless: float = 120.0
     """After so much longer it is killed."""
+    look_at_storage: float = 60.0
+    """How long a program may take to see whether the storage is there."""
     flush_poll: float = 0.25
     flush_poll_slow: float = 2.0
 
@@ -433,8 +435,30 @@ class Session:
             self._fail(await self._diagnose(client) or client.explain(child.output) or died)
 
     async def _diagnose(self, client: Client) -> Finding | None:
-        request = client.check(now=time.time())
-        return None if request is None else client.judge(await self._tools.ask(request))
+        """What is wrong with the storage; None if nothing is, or if no one can tell."""
+        place = msgspec.structs.replace(self._place, secrets=f"{self._place.secrets}-check")
+        match client.check(place, now=time.time()):
+            case Request() as request:
+                return client.judge(await self._tools.ask(request))
+            case Command() as command:
+                return await self._look(client, command, secrets=place.secrets)
+        return None
+
+    async def _look(self, client: Client, command: Command, *, secrets: str) -> Finding | None:
+        """Runs a program that takes a look. One that does not end in time says nothing about the storage, but for that."""
+        stage.write_secrets(secrets, command.files)
+        try:
+            if (child := self._start(command)) is None:
+                return self._finding
+            try:
+                await _first(child.exited, self._give_up, timeout=self._tools.timing.look_at_storage)
+                if not child.alive:
+                    return client.explain(child.output) or _UNUSABLE if child.exited.result() else None
+                return _NO_ANSWER
+            finally:
+                await asyncio.shield(self._kill(child))
+        finally:
+            stage.remove_secrets(secrets, command.files)
 
     def _fail(self, finding: Finding) -> None:
         self._failures += 1
@@ -458,6 +482,8 @@ class Session:
         await _first(*((self._give_up,) if self._stop.done() else (self._stop, self._retry)), timeout=pause)
 
 
+_UNUSABLE: Final = Finding("StorageRefused", "the client cannot list the storage; the mount pod's log has its words", lasting=False)
+_NO_ANSWER: Final = Finding("StorageTimeout", "the storage does not answer in time; check it and the network", lasting=False)
 _STUCK: Final = "the client does not answer; if that lasts it is started again. Look at the limits of the class"
 _SLOW: Final = (
     "the client did not begin to serve within {seconds:.0f} s; it is tried again. Look at the limits of the class if this lasts"

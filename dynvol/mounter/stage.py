@@ -76,11 +76,13 @@ class Stage(msgspec.Struct, frozen=True):
         """A set of credentials as it is now; what is missing is empty. Blocks on a file system in memory only."""
         directory = self.credentials_directory(name)
         ca_file = f"{directory}/{names.CA_CERTIFICATE}"
+        values = {key: _read(f"{directory}/{key}") for key in _keys(directory)}
         return Credentials(
-            access_key=_read(f"{directory}/{names.ACCESS_KEY}"),
-            secret_key=_read(f"{directory}/{names.SECRET_KEY}"),
-            session_token=_read(f"{directory}/{names.SESSION_TOKEN}"),
-            ca_file=ca_file if os.path.exists(ca_file) else "",
+            access_key=values.get(names.ACCESS_KEY, ""),
+            secret_key=values.get(names.SECRET_KEY, ""),
+            session_token=values.get(names.SESSION_TOKEN, ""),
+            ca_file=ca_file if names.CA_CERTIFICATE in values else "",
+            values=values,
         )
 
 
@@ -184,6 +186,16 @@ def remove_cache(directory: str) -> None:
         _log.error("something is mounted below a cache, which therefore stays", path=directory)
         return
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _keys(directory: str) -> list[str]:
+    """The keys of a Secret. Beside them lie only names that begin with two dots, by which kubelet swaps all of them at once; a
+    directory is another set."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries if not entry.name.startswith("..") and entry.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _read(path: str) -> str:

@@ -89,7 +89,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         spec(s3Config=None, storageProvider="s3"),
         "storageProvider is s3, so the configuration must be given in s3Config",
     ),
-    "an unknown provider": (spec(storageProvider="floppy"), 'spec.storageProvider: Unsupported value: "floppy"'),
+    "an unknown provider": (spec(storageProvider="floppy"), "its configuration must be given in config"),
+    "a provider of no name": (spec(storageProvider="Floppy!"), "spec.storageProvider"),
+    "two configurations": (spec(rcloneConfig={"type": "webdav"}), "give exactly one provider configuration"),
+    "a configuration of no one": (spec(s3Config=None, config={"a": "b"}), "give storageProvider too"),
+    "an rclone path with dots": (spec(s3Config=None, rcloneConfig={"type": "sftp", "path": "a/../b"}), "as a name"),
+    "another's configuration": (
+        spec(storageProvider="rclone"),
+        "storageProvider is rclone, so the configuration must be given in rcloneConfig",
+    ),
     "a class that cannot be": (spec(storageProviderClass="A_b"), "spec.storageProviderClass"),
     "a class with a path": (spec(storageProviderClass="../x"), "spec.storageProviderClass"),
     "no bucket": (spec(s3_bucket=None), "spec.s3Config.bucket: Required value"),
@@ -126,7 +134,7 @@ CREDENTIALS = {f"{KEY}/storage-provider-secret-name": "s", f"{KEY}/storage-provi
 
 CLASSES_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no provider": ({"parameters": CREDENTIALS}, "spec.provider: Required value"),
-    "an unknown provider": ({"provider": "floppy", "parameters": CREDENTIALS}, 'Unsupported value: "floppy"'),
+    "an unknown provider": ({"provider": "Floppy!", "parameters": CREDENTIALS}, "spec.provider"),
     "no credentials": ({"provider": "s3"}, "the provider s3 needs credentials"),
     "half of them": (
         {"provider": "s3", "parameters": {f"{KEY}/storage-provider-secret-name": "s"}},

@@ -55,6 +55,19 @@ def wanted(
     )
 
 
+def wanted_of(provider: str, parameters: dict[str, str], *, at: str = "data") -> WantedMount:
+    """One mount of any provider."""
+    return WantedMount(
+        claim="test/a",
+        claim_uid="a",
+        pod_uid=POD,
+        path=f"{POD}/{at}",
+        provider=provider,
+        spec_hash="1",
+        parameters=parameters,
+    )
+
+
 class Hand:
     """An engine that runs, and ways to look at what it does."""
 

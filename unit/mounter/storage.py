@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, for tests: `rclone serve s3`, which checks signatures, over a directory of buckets."""
+"""Real servers on loopback, for tests: `rclone serve`, over a directory. That for S3 checks signatures."""
 
 from __future__ import annotations
 
@@ -63,17 +63,39 @@ class Storage:
 
 @contextlib.contextmanager
 def serving(directory: Path, *, authority: Authority | None = None) -> Iterator[Storage]:
+    keys = ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
+    with _served("s3", directory, *keys, *_certified(authority)) as (port, server):
+        yield Storage(directory, port, server, scheme="https" if authority else "http")
+
+
+@contextlib.contextmanager
+def serving_files(protocol: str, directory: Path, *, authority: Authority | None = None) -> Iterator[int]:
+    """`webdav` or `sftp`, for user `ACCESS_KEY` with the password `SECRET_KEY`. Gives the port."""
+    login = ["--user", ACCESS_KEY, "--pass", SECRET_KEY]
+    with _served(protocol, directory, *login, *_certified(authority)) as (port, _):
+        yield port
+
+
+def obscured(password: str) -> str:
+    """As rclone's configuration file has passwords."""
+    return subprocess.run([rclone(), "obscure", "-"], input=password, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _certified(authority: Authority | None) -> list[str]:
+    return ["--cert", str(authority.certificate), "--key", str(authority.key)] if authority else []
+
+
+@contextlib.contextmanager
+def _served(protocol: str, directory: Path, *options: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    command = [rclone(), "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
+    command = [rclone(), "serve", protocol, str(directory), "--addr", f"127.0.0.1:{port}", *options]
     command += ["--config", "/dev/null", "--vfs-cache-mode", "off", "--dir-cache-time", "1s"]
-    if authority is not None:
-        command += ["--cert", str(authority.certificate), "--key", str(authority.key)]
     environment = {"PATH": os.defpath, "HOME": str(directory.parent)}
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait_for(port, server)
-            yield Storage(directory, port, server, scheme="https" if authority else "http")
+            yield port, server
         finally:
             server.kill()
 
@@ -82,8 +104,8 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
     """A port cannot be waited for but by trying it."""
     deadline = time.monotonic() + 20
     while True:
-        assert server.poll() is None, "the S3 server ended"
+        assert server.poll() is None, "the server ended"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
-        assert time.monotonic() < deadline, "the S3 server does not listen"
+        assert time.monotonic() < deadline, "the server does not listen"
         time.sleep(0.01)

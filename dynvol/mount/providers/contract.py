@@ -43,6 +43,8 @@ class Credentials(msgspec.Struct, frozen=True):
     session_token: str = ""
     ca_file: str = ""
     """Path of a PEM bundle to trust instead of the system's; empty if the Secret has none."""
+    values: Mapping[str, str] = {}
+    """All keys of the Secret, those above too, for providers whose claims name keys themselves."""
 
     def __repr__(self) -> str:
         return "Credentials(…)"
@@ -71,7 +73,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A program that serves a file system in the foreground until it is unmounted or gets SIGTERM."""
+    """A program that serves a file system in the foreground until it is unmounted or gets SIGTERM; or one that takes a look."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -123,11 +125,13 @@ class Client(Protocol):
 
     def command(self, place: Place) -> Command: ...
 
-    def check(self, *, now: float) -> Request | None:
-        """The request to send, signed at Unix time `now`; None if there is nothing to ask."""
+    def check(self, place: Place, *, now: float) -> Request | Command | None:
+        """How to see whether the storage is there: a request, signed at Unix time `now`, whose answer `judge` understands; or a
+        program that ends with 0 if it is, else with last words for `explain`. None if there is nothing to ask. Only `secrets` of
+        `place` is the check's own."""
 
     def judge(self, answer: Answer | Silence) -> Finding | None:
-        """What the answer to `check` means; None if all is well."""
+        """What the answer to a request means; None if all is well."""
 
     def explain(self, output: str) -> Finding | None:
         """What the program's last words mean; None if they say nothing that is known."""
@@ -137,6 +141,19 @@ class Client(Protocol):
 
 
 class Provider(Protocol):
+    @property
+    def secret_keys(self) -> tuple[str, ...]:
+        """The keys without which a class's Secret is of no use."""
+
+    @property
+    def optional_keys(self) -> tuple[str, ...] | None:
+        """Further keys that are read; None if it is the claims that name them, so that any may be."""
+
+    @property
+    def sends_secrets(self) -> bool:
+        """Whether the storage's server gets the secret itself, rather than what it signed. Whoever may name the server then gets
+        it too, so classes must say which servers are meant."""
+
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]: ...
 
     def validate_class(self, parameters: Mapping[str, str]) -> tuple[str, ...]: ...

@@ -36,7 +36,7 @@ def review_claim(
     """The verdict on a new or changed claim. `neighbours` are the claims of its namespace, its own old form too or not."""
     problems = (
         *_bad_keys(spec.selector),
-        *providers.validate(spec.provider, spec.parameters),
+        *_unfit(spec, classes),
         *_mismatch(spec, classes),
         *_forbidden(spec, classes, namespace=namespace),
     )
@@ -52,6 +52,14 @@ def _bad_keys(selector: LabelSelector) -> Iterator[str]:
     for key in (*selector.match_labels, *(e.key for e in selector.match_expressions)):
         if not _LABEL_KEY.fullmatch(key):
             yield f"spec.selector: {key[:64]!r} cannot be a label's key"
+
+
+def _unfit(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass]) -> tuple[str, ...]:
+    """What no class that the claim may come to use would accept."""
+    named = classes.get(spec.storage_provider_class)
+    candidates = [named] if named else [c for c in classes.values() if c.spec.provider == spec.provider]
+    verdicts = [providers.validate(spec.provider, spec.parameters | c.spec.mount_parameters) for c in candidates]
+    return min(verdicts, key=len) if verdicts else providers.validate(spec.provider, spec.parameters)
 
 
 def _mismatch(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass]) -> Iterator[str]:

@@ -31,13 +31,13 @@ _KNOWN: Final = frozenset(
         names.ALLOWED_NAMESPACES_PARAMETER,
         names.ALLOWED_ENDPOINTS_PARAMETER,
         names.ALLOWED_BUCKETS_PARAMETER,
+        names.RCLONE_OPTIONS_PARAMETER,
     }
 )
 _RESOURCES: Final = (
     (names.CPU_REQUEST_PARAMETER, names.CPU_LIMIT_PARAMETER, "a number of cores such as 10m or 0.5"),
     (names.MEMORY_REQUEST_PARAMETER, names.MEMORY_LIMIT_PARAMETER, "a number of bytes such as 50Mi"),
 )
-_NEEDS_CREDENTIALS: Final = frozenset({"s3"})
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
@@ -50,29 +50,33 @@ def review_class(spec: ClassSpec) -> Verdict:
     """Also the class controller's judgement: what is a problem here is a condition there."""
     parameters = spec.parameters
     problems = (
-        *(_credentials(parameters) if spec.provider in _NEEDS_CREDENTIALS else ()),
+        *_credentials(spec),
         *_quantities(parameters),
         *pins.problems(parameters),
-        *providers.validate_class(spec.provider, _of_client(parameters)),
+        *providers.validate_class(spec.provider, spec.mount_parameters),
     )
     return Verdict(problems=problems, warnings=(*_unknown(parameters), *(() if problems else _tight(spec))))
 
 
-def _of_client(parameters: Mapping[str, str]) -> dict[str, str]:
-    given = {"mounter": parameters.get(names.MOUNTER_PARAMETER, ""), "options": parameters.get(names.OPTIONS_PARAMETER, "")}
-    return {key: value for key, value in given.items() if value}
-
-
-def _credentials(parameters: Mapping[str, str]) -> Iterator[str]:
-    for key, form, what in (
-        (names.SECRET_NAME_PARAMETER, _SUBDOMAIN, "name"),
-        (names.SECRET_NAMESPACE_PARAMETER, _LABEL, "namespace"),
+def _credentials(spec: ClassSpec) -> Iterator[str]:
+    provider = providers.provider(spec.provider)
+    if provider is None:
+        return
+    namespace, name = spec.secret
+    keys = " and ".join(provider.secret_keys) or "the credentials"
+    for key, value, form, what in (
+        (names.SECRET_NAME_PARAMETER, name, _SUBDOMAIN, "name"),
+        (names.SECRET_NAMESPACE_PARAMETER, namespace, _LABEL, "namespace"),
     ):
-        value = parameters.get(key, "")
         if not value:
-            yield f"parameter {key} is missing: the {what} of the Secret with {names.ACCESS_KEY} and {names.SECRET_KEY}"
+            yield f"parameter {key} is missing: the {what} of the Secret with {keys}"
         elif not form.fullmatch(value):
             yield f"parameter {key}: {value[:64]!r} cannot be a Secret's {what}"
+    if provider.sends_secrets and not spec.parameters.get(names.ALLOWED_ENDPOINTS_PARAMETER):
+        yield (
+            f"parameter {names.ALLOWED_ENDPOINTS_PARAMETER} is missing: provider {spec.provider} sends the Secret's values to the "
+            "storage, so name the servers that may get them, such as https://dav.example.com or sftp://files.example.com"
+        )
 
 
 def _quantities(parameters: Mapping[str, str]) -> Iterator[str]:
@@ -97,7 +101,7 @@ def _tight(spec: ClassSpec) -> Iterator[str]:
     if cpu and _less(cpu, COMFORTABLE_CPU):
         yield f"with mount-cpu-limit {cpu} a mount takes seconds and transfers are slow; {COMFORTABLE_CPU} or more is comfortable"
     memory = spec.parameters.get(names.MEMORY_LIMIT_PARAMETER)
-    mounter = spec.parameters.get(names.MOUNTER_PARAMETER) or "s3fs"
+    mounter = spec.parameters.get(names.MOUNTER_PARAMETER) or ("s3fs" if spec.provider == "s3" else spec.provider)
     needed = MEMORY_NEEDED.get(mounter)
     if memory and needed and _less(memory, needed):
         yield f"with mount-memory-limit {memory} {mounter} may be killed for lack of memory; it needs {needed}"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynvol.mount import providers
-from dynvol.mount.providers.contract import Answer, Client, Credentials, Place, Silence, Unusable
+from dynvol.mount.providers.contract import Answer, Client, Credentials, Place, Request, Silence, Unusable
 from dynvol.mount.providers.s3 import S3, check
 from dynvol.mount.providers.s3.bucket import Bucket
 
@@ -31,6 +31,12 @@ def options(**parameters: str) -> dict[str, str]:
     """The option list that s3fs gets."""
     listed = S3().client({**MINIMAL, **parameters}, read_only=False, credentials=KEYS).command(PLACE).argv[-1]
     return {name: value for name, _, value in (entry.partition("=") for entry in listed.split(","))}
+
+
+def question(asking: Client) -> Request:
+    found = asking.check(PLACE, now=0)
+    assert isinstance(found, Request)
+    return found
 
 
 # --- parameters
@@ -135,7 +141,7 @@ def test_every_problem_is_told_at_once() -> None:
 
 
 def test_an_unknown_provider_is_named_with_those_there_are() -> None:
-    assert providers.validate("floppy", {}) == ('there is no storage provider "floppy"; this version has: s3',)
+    assert providers.validate("floppy", {}) == ('there is no storage provider "floppy"; this version has: rclone, s3',)
 
 
 def test_a_class_is_judged_by_its_mounter_and_options_alone() -> None:
@@ -239,7 +245,7 @@ def test_the_check_is_signed_as_amazon_documents_it() -> None:
 
 
 def test_the_check_asks_for_one_key_below_the_prefix() -> None:
-    request = client(prefix="a b/ü").check(now=0)
+    request = question(client(prefix="a b/ü"))
     assert request is not None
     assert (request.tls, request.host, request.port) == (True, "play.min.io", 443)
     assert request.target == "/my-bucket?list-type=2&max-keys=1&prefix=a%20b%2F%C3%BC%2F"
@@ -247,7 +253,7 @@ def test_the_check_asks_for_one_key_below_the_prefix() -> None:
 
 
 def test_without_path_style_the_bucket_is_part_of_the_host() -> None:
-    request = client(pathStyle="false", endpoint="http://s3.example.com:9000").check(now=0)
+    request = question(client(pathStyle="false", endpoint="http://s3.example.com:9000"))
     assert request is not None
     assert (request.host, request.port, request.headers["host"]) == (
         "my-bucket.s3.example.com",
@@ -258,7 +264,7 @@ def test_without_path_style_the_bucket_is_part_of_the_host() -> None:
 
 
 def test_without_an_endpoint_it_is_amazons_of_the_region() -> None:
-    request = S3().client({"bucket": "my-bucket", "region": "eu-west-1"}, read_only=False, credentials=KEYS).check(now=0)
+    request = question(S3().client({"bucket": "my-bucket", "region": "eu-west-1"}, read_only=False, credentials=KEYS))
     assert request is not None
     assert request.host == "my-bucket.s3.eu-west-1.amazonaws.com"
 

@@ -57,9 +57,8 @@ def mount(
     read_only: bool,
     options: Mapping[str, str],
     ca_file: str = "",
-    files: Mapping[str, bytes] | None = None,
 ) -> Command:
-    """Serves `path` of the storage that the lines of `configuration` describe. `files` are what these lines refer to.
+    """Serves `path` of the storage that the lines of `configuration` describe.
 
     `options` win over what is set here for speed, not over what identifies and protects the mount.
     """
@@ -67,11 +66,11 @@ def mount(
     return Command(
         argv=("rclone", "mount", f"{_REMOTE}:{path}", place.mountpoint, *_flags(chosen)),
         environment=_environment(place),
-        files={_CONFIGURATION: _section(configuration), **(files or {})},
+        files={_CONFIGURATION: _section(configuration)},
     )
 
 
-def look(path: str, place: Place, *, configuration: Sequence[str], ca_file: str = "", files: Mapping[str, bytes]) -> Command:
+def look(path: str, place: Place, *, configuration: Sequence[str], ca_file: str = "") -> Command:
     """Lists no more than that the directory is there; ends with 0 if it is."""
     options = {
         "config": f"{place.secrets}/{_CONFIGURATION}",
@@ -84,7 +83,7 @@ def look(path: str, place: Place, *, configuration: Sequence[str], ca_file: str 
     return Command(
         argv=("rclone", "lsf", "--max-depth=1", f"{_REMOTE}:{path}", *_flags(options)),
         environment=_environment(place),
-        files={_CONFIGURATION: _section(configuration), **files},
+        files={_CONFIGURATION: _section(configuration)},
     )
 
 

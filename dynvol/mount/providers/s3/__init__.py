@@ -8,6 +8,9 @@ better choice for random writes into large files where the class grants 128Mi or
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
+
+from dynvol.api import names
 
 from .. import options, owner
 from ..contract import Client, Credentials, Finding, Target, Unusable
@@ -22,6 +25,10 @@ _KNOWN = frozenset(("bucket", "endpoint", "prefix", "region", "pathStyle", "uid"
 
 
 class S3:
+    secret_keys: Final = (names.ACCESS_KEY, names.SECRET_KEY)
+    optional_keys: Final = (names.SESSION_TOKEN, names.CA_CERTIFICATE)
+    sends_secrets: Final = False
+
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
         return (
             *options.unknown(parameters, known=_KNOWN),

@@ -56,7 +56,7 @@ class Rclone:
             ca_file=self._credentials.ca_file,
         )
 
-    def check(self, *, now: float) -> Request | None:
+    def check(self, place: Place, *, now: float) -> Request:
         return check.request(self._bucket, self._credentials, now=now)
 
     def judge(self, answer: Answer | Silence) -> Finding | None:

@@ -85,7 +85,7 @@ class S3fs:
             files={"passwd": f"{self._credentials.access_key}:{self._credentials.secret_key}\n".encode()},
         )
 
-    def check(self, *, now: float) -> Request | None:
+    def check(self, place: Place, *, now: float) -> Request:
         return check.request(self._bucket, self._credentials, now=now)
 
     def judge(self, answer: Answer | Silence) -> Finding | None:

@@ -1,0 +1,62 @@
+"""Storage that another provider brings: the same story as with S3."""
+
+from __future__ import annotations
+
+from e2e import manifests
+from e2e.conftest import World
+
+
+def test_what_rclone_knows_is_brought_into_a_running_pod_and_taken_away(world: World) -> None:
+    """Here a bucket, since every ground has a store; WebDAV and SFTP differ in their options only."""
+    bucket = world.bucket(readme="hello")
+    world.kubectl.apply(
+        manifests.provider_class(
+            f"{world.provider_class}-rclone",
+            secret="s3",
+            secret_namespace=world.namespace,
+            provider="rclone",
+            allowed_endpoints=world.store.endpoint,
+            mount_memory_limit="192Mi",
+        )
+    )
+    (pod,) = world.in_class(f"{world.provider_class}-rclone").deploy()
+    spec = {
+        "mountpoint": "/data",
+        "selector": {"matchLabels": {"app": "web"}},
+        "rcloneConfig": {
+            "type": "s3",
+            "path": bucket,
+            "parameters": {"provider": "Other", "endpoint": world.store.endpoint},
+            "secretKeys": {"access_key_id": "access-key-id", "secret_access_key": "secret-access-key"},
+        },
+    }
+    claim = {"apiVersion": manifests.API, "kind": "DynamicVolumeClaim", "metadata": {"name": "data"}, "spec": spec}
+
+    world.kubectl.apply(claim)
+    world.ready("data")
+    assert world.read(pod, "/data/readme") == "hello"
+    world.kubectl.exec(pod, "sh", "-c", f"echo made here > {manifests.ROOT}/data/made")
+    world.kubectl.delete("dvc", "data")
+
+    assert world.misses(pod, "/data/readme")
+    assert world.restarts(pod) == 0
+    assert world.store.read(bucket, "made") == "made here\n"
+
+
+def test_a_claim_cannot_send_the_secret_to_a_server_that_its_class_does_not_name(world: World) -> None:
+    name = f"{world.provider_class}-rclone"
+    world.kubectl.apply(
+        manifests.provider_class(
+            name, secret="s3", secret_namespace=world.namespace, provider="rclone", allowed_endpoints="https://dav.example.com"
+        )
+    )
+    config = {
+        "type": "webdav",
+        "parameters": {"url": "http://collector.example.org"},
+        "secretKeys": {"bearer_token": "secret-access-key"},
+    }
+    spec = {"mountpoint": "/data", "selector": {}, "rcloneConfig": config, "storageProviderClass": name}
+    claim = {"apiVersion": manifests.API, "kind": "DynamicVolumeClaim", "metadata": {"name": "data"}, "spec": spec}
+    refused = world.kubectl.try_apply(claim)
+    assert refused.code != 0
+    assert "does not allow the endpoint 'http://collector.example.org'" in refused.said
