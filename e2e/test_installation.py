@@ -1,4 +1,4 @@
-"""Removed in whatever order, upgraded under load, put on nodes that wait for it: the administrator's part.
+"""Removed in whatever order, put on nodes that wait for it: the administrator's part. Upgrades are in `test_upgrade`.
 
 These tests take dynvol away from the cluster and put it back.
 """
@@ -9,20 +9,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from e2e import manifests
+from e2e.busy import await_rounds
 from e2e.conftest import World
+from e2e.grounds import installation
+from e2e.grounds.installation import install
 from e2e.kubectl import Kubectl, clean_environment, eventually
 from e2e.manifests import GROUP, ROOT
 
 PROJECT = Path(__file__).resolve().parents[1]
-CONFIG = PROJECT / "config" / "default"
-SYSTEM = "dynvol-system"
 STARTUP_TAINT = f"{GROUP}/agent-not-ready"
-WORKLOADS = ("daemonset/dynvol-node", "deployment/dynvol-webhook")
 
 
 @pytest.fixture
@@ -44,20 +43,7 @@ def provide_class(world: World) -> None:
 
 def as_installed(kubectl: Kubectl) -> str:
     """config/default with the image that the cluster runs, which may be another than the one it names."""
-    (container,) = kubectl.within(SYSTEM).get("daemonset", "dynvol-node")["spec"]["template"]["spec"]["containers"]
-    lines = kubectl("kustomize", str(CONFIG)).splitlines()
-    return "\n".join(f"{line.partition('image:')[0]}image: {container['image']}" if " image: " in line else line for line in lines)
-
-
-def install(kubectl: Kubectl, manifest: str) -> None:
-    """While an earlier removal is still under way, the API server refuses some of it."""
-    eventually(lambda: kubectl("apply", "-f", "-", stdin=manifest), within=60)
-    for what in WORKLOADS:
-        eventually(lambda what=what: rolled_out(kubectl, what), within=90)  # type: ignore[misc]
-
-
-def rolled_out(kubectl: Kubectl, what: str) -> str:
-    return kubectl.within(SYSTEM)("rollout", "status", what, "--timeout=60s", timeout=70)
+    return installation.manifest(kubectl, image=installation.image(kubectl))
 
 
 def uninstall(kubectl: Kubectl, *options: str, timeout: int = 60) -> subprocess.CompletedProcess[str]:
@@ -196,64 +182,3 @@ def taints(kubectl: Kubectl) -> dict[str, list[str]]:
     """Node → the keys of its taints."""
     found = kubectl.list("nodes")
     return {node["metadata"]["name"]: [taint["key"] for taint in node["spec"].get("taints", [])] for node in found}
-
-
-BUSY = f"""
-until [ -e {ROOT}/data/readme ]; do sleep 0.1; done
-round=0
-while :; do
-    round=$((round + 1))
-    file={ROOT}/data/file-$((round % 5))
-    echo $round > $file && [ "$(cat $file)" = $round ] && [ "$(cat {ROOT}/data/readme)" = hello ] || echo FAILED in round $round
-    echo $round
-    sleep 0.1
-done
-"""
-"""Writes a file, reads it back, reads another, and says how it went, all the time."""
-
-
-def test_an_upgrade_is_not_noticed_by_a_pod_that_reads_and_writes(world: World) -> None:
-    system = world.kubectl.within(SYSTEM)
-    (pod,) = world.deploy(spec=manifests.pod_spec(command=["sh", "-c", BUSY]))
-    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
-    world.ready("data")
-    await_rounds(world, pod)
-    (mount_pod,) = world.mount_pods()
-    before, processes = identity(system.get("pod", mount_pod)), uids(system)
-
-    for what in WORKLOADS:
-        system("rollout", "restart", what)
-        world.settles(lambda what=what: rolled_out(world.ground.kubectl, what), within=90)  # type: ignore[misc]
-        await_rounds(world, pod)
-    world.ground.kubectl("apply", "-k", str(PROJECT / "config" / "crd"))
-    await_rounds(world, pod)
-
-    world.settles(lambda: not uids(system) & processes, what="all processes are new")
-    assert identity(system.get("pod", mount_pod)) == before
-    world.kubectl.apply(world.claim("more", world.bucket("more", readme="more"), mountpoint="/more"))
-    world.ready("more")
-    assert world.read(pod, "/more/readme") == "more"
-    assert identity(system.get("pod", mount_pod)) == before, "the mount pod of the old process serves the new one"
-    assert "FAILED" not in world.kubectl("logs", pod)
-    assert world.restarts(pod) == 0
-
-
-def await_rounds(world: World, pod: str, *, count: int = 5) -> None:
-    """Until the pod has done so many more."""
-
-    def done() -> int:
-        return len(world.kubectl("logs", pod).splitlines())
-
-    goal = done() + count
-    world.settles(lambda: done() >= goal, what="the pod goes on reading and writing")
-
-
-def identity(pod: dict[str, Any]) -> tuple[str, int]:
-    """Uid, and how often its container was restarted."""
-    return pod["metadata"]["uid"], sum(s["restartCount"] for s in pod["status"]["containerStatuses"])
-
-
-def uids(system: Kubectl) -> set[str]:
-    """Of the pods of node processes and webhook."""
-    found = system.list("pods", "--selector=app.kubernetes.io/name=dynvol,app.kubernetes.io/component in (node, webhook)")
-    return {pod["metadata"]["uid"] for pod in found}

@@ -20,7 +20,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 APISERVER, CONTROLLERS, GUARD, ETCD = "apiserver", "controllers", "guard", "etcd"
 START_LIMIT = 60.0  # seconds for a part to come up
 PROJECT = Path(__file__).resolve().parents[2]
+NO_IMAGES: Mapping[str, str] = {}
 
 
 class ClusterError(Exception):
@@ -48,7 +49,7 @@ class ClusterError(Exception):
 class Settings:
     """What a state folder was made with. `second` is the second byte of all the cluster's addresses: 127.`second`.0.0.
 
-    `etcd_port` is 0 unless the API server is a real one.
+    `etcd_port` is 0 unless the API server is a real one. `images` are names of images and their entrypoints, beside `dynvol`.
     """
 
     port: int
@@ -59,6 +60,7 @@ class Settings:
     crash_backoff: float
     refresh: float
     heartbeat: float
+    images: Mapping[str, str]
 
     @property
     def server(self) -> str:
@@ -81,10 +83,12 @@ class LocalCluster:
         crash_backoff: float = 10.0,
         refresh: float = 5.0,
         heartbeat: float = 5.0,
+        images: Mapping[str, str] = NO_IMAGES,
     ) -> None:
         self.state = state.resolve()
         self._wanted_nodes = tuple(f"node-{number}" for number in range(1, nodes + 1))
         self._real = real_apiserver
+        self._images = dict(images)
         self._timing = {"crash_backoff": crash_backoff, "refresh": refresh, "heartbeat": heartbeat}
 
     async def __aenter__(self) -> Self:
@@ -188,6 +192,7 @@ class LocalCluster:
             etcd_port=etcd_port if self._real else 0,
             etcd_peer_port=etcd_peer_port if self._real else 0,
             nodes=self._wanted_nodes,
+            images=self._images,
             **self._timing,
         )
         (self.state / "cluster.json").write_text(json.dumps(asdict(settings), indent=1))
@@ -332,6 +337,7 @@ class LocalCluster:
             *("--crash-backoff", str(settings.crash_backoff)),
             *("--refresh", str(settings.refresh)),
             *("--heartbeat", str(settings.heartbeat)),
+            *(f"--image={name}={entrypoint}" for name, entrypoint in settings.images.items()),
         ]
 
     def _kubelet(self, node: str) -> Process | None:

@@ -18,11 +18,10 @@ import pytest
 from e2e import manifests
 from e2e.kubectl import Kubectl
 
-from . import onnode
+from . import installation, onnode
 from .ground import ObjectStore
+from .installation import SYSTEM
 
-CONFIG = Path(__file__).resolve().parents[2] / "config" / "default"
-SYSTEM = "dynvol-system"
 HANDS = "dynvol-suite"
 """Namespace, and name of the DaemonSet in it."""
 
@@ -74,15 +73,10 @@ def any_cluster(kubectl: Kubectl, store: ObjectStore, *, image: str = "") -> Ite
 
 @contextmanager
 def _installed(kubectl: Kubectl, *, image: str) -> Iterator[None]:
-    wanted = kubectl("kustomize", str(CONFIG))
-    if image:
-        named = next(line for line in wanted.splitlines() if line.strip().startswith("image:"))
-        wanted = wanted.replace(named, f"{named.partition('image:')[0]}image: {image}")
+    wanted = installation.manifest(kubectl, image=image)
     present = not kubectl.within(SYSTEM).try_("get", "daemonset", "dynvol-node").code
     try:
-        kubectl("apply", "-f", "-", stdin=wanted)
-        for what in ("daemonset/dynvol-node", "deployment/dynvol-webhook"):
-            kubectl.within(SYSTEM)("rollout", "status", what, "--timeout=180s", timeout=190)
+        installation.install(kubectl, wanted, within=180)
         yield
     finally:
         if not present:
@@ -91,10 +85,9 @@ def _installed(kubectl: Kubectl, *, image: str) -> Iterator[None]:
 
 @contextmanager
 def _hands(kubectl: Kubectl) -> Iterator[None]:
-    (container,) = kubectl.within(SYSTEM).get("daemonset", "dynvol-node")["spec"]["template"]["spec"]["containers"]
     privileged = {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "audit", "warn")}
     try:
-        kubectl.apply(manifests.namespace(HANDS, labels=privileged), _hand(container["image"]))
+        kubectl.apply(manifests.namespace(HANDS, labels=privileged), _hand(installation.image(kubectl)))
         kubectl.within(HANDS)("rollout", "status", f"daemonset/{HANDS}", "--timeout=120s", timeout=130)
         yield
     finally:

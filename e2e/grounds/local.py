@@ -6,12 +6,12 @@ import asyncio
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster.lifecycle import APISERVER, LocalCluster
+from e2e.cluster.lifecycle import APISERVER, NO_IMAGES, LocalCluster
 from e2e.kubectl import Kubectl
 
 from . import onnode
@@ -73,9 +73,11 @@ def _of_pod(process: int, pod_uid: str) -> bool:
 
 
 @contextmanager
-def local_cluster(state: Path, *, nodes: int = 1, real_apiserver: bool = False) -> Iterator[LocalCluster]:
+def local_cluster(
+    state: Path, *, nodes: int = 1, real_apiserver: bool = False, images: Mapping[str, str] = NO_IMAGES
+) -> Iterator[LocalCluster]:
     """For tests that are not asynchronous themselves. Whatever happens, the cluster is down afterwards."""
-    cluster = LocalCluster(state, nodes=nodes, real_apiserver=real_apiserver)
+    cluster = LocalCluster(state, nodes=nodes, real_apiserver=real_apiserver, images=images)
     try:
         asyncio.run(cluster.up(guarded=True))
         yield cluster

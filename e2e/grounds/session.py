@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
 from botocore.config import Config
 
+from e2e.cluster.lifecycle import NO_IMAGES
 from e2e.cluster.s3 import S3Server
-from e2e.kubectl import Kubectl, eventually
+from e2e.kubectl import Kubectl
 
 from .ground import ObjectStore
+from .installation import CONFIG, install, manifest
 from .local import LocalGround, local_cluster
 
-PROJECT = Path(__file__).resolve().parents[2]
 ACCESS, KEY = "suite-access-key", "suite-secret-key-which-is-long"
 
 
 @contextmanager
-def local_ground(state: Path, *, real_apiserver: bool) -> Iterator[LocalGround]:
-    """The local cluster, an S3 server that checks signatures, and `kubectl apply -k config/default`."""
+def local_ground(
+    state: Path, *, real_apiserver: bool, images: Mapping[str, str] = NO_IMAGES, folder: Path = CONFIG, image: str = ""
+) -> Iterator[LocalGround]:
+    """The local cluster, an S3 server that checks signatures, and what `folder` installs, with `image` if it is given."""
     # The S3 server's folder lies in the cluster's, so that whatever takes the cluster down ends the server too.
     with (
-        local_cluster(state / "cluster", real_apiserver=real_apiserver) as cluster,
+        local_cluster(state / "cluster", real_apiserver=real_apiserver, images=images) as cluster,
         s3_server(state / "cluster" / "s3") as store,
     ):
         kubectl = Kubectl(cluster.kubeconfig)
-        install(kubectl)
+        install(kubectl, manifest(kubectl, folder=folder, image=image))
         yield LocalGround(cluster, kubectl, store)
 
 
@@ -54,11 +57,3 @@ def object_store(endpoint: str, *, access: str, key: str) -> ObjectStore:
         config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 3}, proxies={}),
     )
     return ObjectStore(endpoint, access, key, client)
-
-
-def install(kubectl: Kubectl) -> None:
-    """In one go; whatever comes too early is tried again by whoever needs it."""
-    kubectl("apply", "-k", str(PROJECT / "config" / "default"))
-    system = kubectl.within("dynvol-system")
-    for what in ("daemonset/dynvol-node", "deployment/dynvol-webhook"):
-        eventually(lambda what=what: system("rollout", "status", what, "--timeout=60s", timeout=70), within=90)  # type: ignore[misc]

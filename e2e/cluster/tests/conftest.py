@@ -31,8 +31,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     """Two nodes, impatient: restarts after a second, contents refreshed twice a second. A real API server only if asked for."""
     real = request.config.option.apiserver == "real"
     with tempfile.TemporaryDirectory(prefix="cluster-test-") as folder:
-        timing = {"crash_backoff": 1.0, "refresh": 0.5, "heartbeat": 1.0}
-        local = LocalCluster(Path(folder) / "state", nodes=2, real_apiserver=real, **timing)
+        state = Path(folder) / "state"
+        local = LocalCluster(state, nodes=2, real_apiserver=real, crash_backoff=1.0, refresh=0.5, heartbeat=1.0)
         try:
             asyncio.run(local.up(guarded=True))
             yield local
