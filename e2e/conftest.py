@@ -64,6 +64,7 @@ def on_real(config: pytest.Config) -> bool:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cluster", "where the end-to-end tests run; without these, on a local cluster that they start")
     group.addoption("--apiserver", choices=("own", "real"), help="of the local cluster; default: a real one where there is one")
+    group.addoption("--skew-from", default="", metavar="REVISION", help="upgrade from this commit and go back to it, too")
     group.addoption("--kubeconfig", type=Path, help="of a cluster, whose administrator it must name")
     group.addoption("--s3-endpoint", default="", help="URL of an S3 server that the tests and the cluster's pods reach alike")
     group.addoption("--s3-access-key", default="", help="with which buckets can be made there")
