@@ -10,6 +10,7 @@ It needs no leader. Without an API server what is mounted stays mounted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -36,7 +37,7 @@ from .finalizers import add_finalizer
 from .matching import claim_decides, class_decides, pod_decides
 from .mountpodspec import Installation, credentials_digest, mount_pod, secret_copy
 from .namesakes import Superseded, is_of_namesake
-from .remains import clear_remains
+from .remains import clear_remains, is_gone
 from .status import Problem
 from .view import BY_CLASS, Instruments, NodeView, index_mount_pod, reported, told
 
@@ -83,6 +84,8 @@ class ExternalVolumeController:
         """The mount pods that were made and are not in the cache yet, by workload."""
         self._copied: dict[str, tuple[tuple[str, str], float]] = {}
         """workload → digest of the original and owner of the Secret copy last written, and when; saves writes, no more."""
+        self._without_copy: set[str] = set()
+        """Workloads without a mount pod whose Secret copy is known to be gone; saves requests, no more."""
         self.controller: Final[Controller] = instruments.controller("external-volume", self.reconcile, workers=4)
         self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)], when=pod_decides)
         self.controller.watch(view.mount_pods, index_mount_pod)
@@ -127,7 +130,7 @@ class ExternalVolumeController:
         existing = self._view.mount_pod(uuid)
         wanted = self._wanted(workload, existing)
         if existing is None:
-            return await self._provide(workload, wanted) if wanted else self._need_not(workload)
+            return await self._provide(workload, wanted) if wanted else await self._need_not(workload)
         if existing.finished or self._is_to_make_way(existing, needed=bool(wanted)):
             await self._see_off(existing)
             return DONE
@@ -136,6 +139,7 @@ class ExternalVolumeController:
     def _forget(self, uuid: str) -> None:
         self._reporter.solved(uuid)
         self._copied.pop(uuid, None)
+        self._without_copy.discard(uuid)
         self._unseen.forget(uuid)
 
     def _wanted(self, workload: Workload, existing: Pod | None) -> tuple[WantedMount, ...]:
@@ -187,8 +191,19 @@ class ExternalVolumeController:
 
     # --- A mount pod where there is none
 
-    def _need_not(self, workload: Workload) -> Result:
-        self._reporter.solved(workload.uuid)
+    async def _need_not(self, workload: Workload) -> Result:
+        """Nobody needs a mount pod. The Secret copy of one that never came to be, because a process ended or a write failed in
+        between, has no owner with which it would go."""
+        uuid = workload.uuid
+        self._reporter.solved(uuid)
+        if uuid in self._without_copy:
+            return DONE
+        if self._unseen.unmet(uuid) or not await is_gone(self._view, workload.mount_pod, client=self._client):
+            return RequeueAfter(CACHE_RETRY)
+        with contextlib.suppress(NotFound):
+            await self._client.delete(SECRETS, workload.mount_pod, namespace=self._installation.namespace)
+        self._copied.pop(uuid, None)
+        self._without_copy.add(uuid)
         return DONE
 
     async def _provide(self, workload: Workload, wanted: Sequence[WantedMount]) -> Result:
@@ -290,6 +305,7 @@ class ExternalVolumeController:
         written, at = self._copied.get(workload.uuid, (None, 0.0))
         if written == content and now - at < COPY_CHECK:
             return
+        self._without_copy.discard(workload.uuid)
         provider = providers.provider(provider_class.spec.provider)
         manifest = secret_copy(workload, original=original, provider=provider, namespace=self._installation.namespace, owner=owner)
         await self._client.apply(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from dynvol.kube.client import KubeClient
+from dynvol.kube.configuration import connect
 from e2e.cluster import real
 from e2e.cluster.apiserver import pki
 from e2e.cluster.apiserver.server import Settings, running
@@ -43,5 +45,5 @@ async def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(kubeconfig: Path) -> AsyncIterator[World]:
     """A namespace, a driver's namespace and a node that are the test's own."""
-    async with a_world(kubeconfig) as made:
+    async with a_world(partial(connect, kubeconfig)) as made:
         yield made

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dynvol.api import names
+from dynvol.kube.configuration import connect
 
 from .world import World
 from .world import world as a_world
@@ -24,7 +25,7 @@ MOST_WRITES = 40
 @asynccontextmanager
 async def prepared(kubeconfig: Path) -> AsyncIterator[World]:
     """A pod with a mount that works, and no process."""
-    async with a_world(kubeconfig) as world:
+    async with a_world(partial(connect, kubeconfig)) as world:
         await world.add_class()
         await world.add_pod()
         yield world
@@ -80,3 +81,18 @@ async def test_a_process_that_ends_at_any_write_leaves_nothing_that_the_next_can
         if not any(cuts):
             return
     raise AssertionError(f"still writing after {MOST_WRITES} writes")
+
+
+async def test_a_secret_copy_whose_mount_pod_never_came_goes_when_nobody_needs_one(kubeconfig: Path) -> None:
+    async with prepared(kubeconfig) as world:
+        for crashes in (False, True):
+            async with world.process() as process:
+                process.wire.refused = f"/namespaces/{world.driver}/pods"
+                await world.add_claim()
+                await world.until(lambda: len(world.secrets.store))
+                if not crashes:
+                    await world.delete_claim()
+                    await world.until(lambda: world.claim() is None and not len(world.secrets.store))
+        await world.delete_claim()
+        async with world.process():
+            await world.until(lambda: not len(world.secrets.store))

@@ -31,7 +31,6 @@ from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.providerclass import ProviderClassController
 from dynvol.controllers.view import Instruments, NodeView, told
 from dynvol.kube.client import KubeClient
-from dynvol.kube.configuration import connect
 from dynvol.kube.connection import Answer, Connection
 from dynvol.kube.errors import KubeError, NotFound, Status, Unreachable, from_status
 from dynvol.kube.events import EventRecorder
@@ -45,6 +44,8 @@ from .tasks import owning
 CRDS = Path(__file__).parents[2] / "config" / "crd"
 PATIENCE = 20.0
 """Seconds that the world may take to become as expected, on a machine that has other things to do."""
+
+Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 
 _numbers = itertools.count(1)
 
@@ -84,12 +85,12 @@ class Wire:
     """
 
     def __init__(self, inner: Connection, *, told: Callable[[], None], cut_at: int = 0, after: bool = False) -> None:
-        """`cut_at`: the write, counted from 1, at which all ends, and `told` is; `after`: once it has taken effect, before the
-        answer."""
         self._inner = inner
         self._told = told
-        self._cut_at = cut_at
-        self._after = after
+        self.cut_at = cut_at
+        """The write, counted from 1, at which all ends, and `told` is."""
+        self.after = after
+        """Whether that one takes effect, though its answer does not come."""
         self.writes: list[str] = []
         self.reads: list[str] = []
         self.cut = asyncio.Event()
@@ -117,10 +118,10 @@ class Wire:
             return await self._inner.call(method, path, **options)
         if self.refused and self.refused in path:
             raise from_status(Status(code=500, message="etcdserver: request is too large"), request=f"{method} {path}")
-        if len(self.writes) != self._cut_at:
+        if len(self.writes) != self.cut_at:
             return await self._inner.call(method, path, **options)
         self.cut.set()
-        if self._after:
+        if self.after:
             with suppress(KubeError):
                 await self._inner.call(method, path, **options)
         self._told()
@@ -160,7 +161,7 @@ class Process:
 @dataclass
 class World:
     admin: KubeClient
-    kubeconfig: Path
+    connect: Connect
     name: str
     stack: AsyncExitStack
     claims: Informer[DynamicVolumeClaim]
@@ -270,7 +271,7 @@ class World:
 
     async def reasons_told(self, kind: str) -> set[str]:
         """The reasons of all events about objects of this kind."""
-        async with connect(self.kubeconfig) as connection:
+        async with self.connect() as connection:
             body = await connection.call("GET", f"/api/v1/namespaces/{self.namespace}/events")
         return {event["reason"] for event in json.loads(body)["items"] if event["involvedObject"]["kind"] == kind}
 
@@ -290,11 +291,13 @@ class World:
     async def drop_secret(self) -> None:
         await self.admin.delete(SECRETS, "keys", namespace=self.namespace)
 
-    async def add_claim(self, name: str = "data", *, mountpoint: str = "", labels: dict[str, str] | None = None) -> None:
+    async def add_claim(
+        self, name: str = "data", *, mountpoint: str = "", labels: dict[str, str] | None = None, bucket: str = "bucket"
+    ) -> None:
         spec = {
             "mountpoint": mountpoint or f"/{name}",
             "selector": {"matchLabels": {"app": "web"} if labels is None else labels},
-            "s3Config": {"bucket": "bucket", "endpoint": "http://s3"},
+            "s3Config": {"bucket": bucket, "endpoint": "http://s3"},
         }
         await self.admin.create(CLAIMS, {"metadata": {"name": name}, "spec": spec}, namespace=self.namespace)
 
@@ -359,7 +362,7 @@ class World:
     async def process(self, *, node: str = "", lead: bool = True, cut_at: int = 0, after: bool = False) -> AsyncIterator[Process]:
         """A node process, which leads too unless told otherwise, until the block ends or its wire is cut."""
         node = node or self.node
-        async with connect(self.kubeconfig) as connection:
+        async with self.connect() as connection:
             wire = Wire(connection, told=self.poke, cut_at=cut_at, after=after)
             client = KubeClient(cast(Connection, wire))
             # Events go past the wire: one that is cut would only make their writer wait at the end.
@@ -412,12 +415,14 @@ def _caches(view: NodeView) -> tuple[Informer[Any], ...]:
 
 
 @asynccontextmanager
-async def world(kubeconfig: Path) -> AsyncIterator[World]:
+async def world(connect: Connect) -> AsyncIterator[World]:
+    """One of its own on the server that `connect` leads to."""
     name = f"{os.getpid()}-{next(_numbers)}"
-    async with KubeClient.connect(kubeconfig) as admin, AsyncExitStack() as stack:
+    async with connect() as connection, AsyncExitStack() as stack:
+        admin = KubeClient(connection)
         made = World(
             admin,
-            kubeconfig,
+            connect,
             name,
             stack,
             claims=Informer(admin.source(CLAIMS, namespace=f"apps-{name}"), name="w-claims"),
