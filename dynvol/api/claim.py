@@ -70,6 +70,8 @@ class ClaimSpec(Projection, frozen=True):
     """For providers that are not ours: what they take, as they name it."""
     uid: int | None = None
     gid: int | None = None
+    mount_options: str = ""
+    """For the client, as far as claims may set them: `key=value,…`."""
     umask: str = ""
     """Octal digits, as in `umask(1)`; empty: the provider's default."""
 
@@ -86,7 +88,7 @@ class ClaimSpec(Projection, frozen=True):
         """What the claim itself says of a mount, as providers take it (`WantedMount.parameters`): judged at admission, told to
         mount pods. What it leaves open is left out."""
         owner = {key: str(value) for key, value in (("uid", self.uid), ("gid", self.gid)) if value is not None}
-        given = {**self._storage(), **owner, "umask": self.umask}
+        given = {**self._storage(), **owner, "umask": self.umask, "claimOptions": self.mount_options}
         return {key: value for key, value in given.items() if value}
 
     def _storage(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ from dynvol.mount import mountinfo, paths, syscalls
 from dynvol.mount.errors import MountError, NotMounted
 from dynvol.mount.mountinfo import Mount, MountTable
 from dynvol.mount.paths import Obstacle
+from dynvol.mount.syscalls import MountFlag
 
 CONNECTIONS: Final = "/sys/fs/fuse/connections"
 _ROUNDS: Final = 64
@@ -41,6 +42,23 @@ class Clearing:
 
     cleared: tuple[ClearedMount, ...]
     left: tuple[Obstacle, ...]
+
+
+def open_device(mountpoint: str, *, source: str, read_only: bool) -> int:
+    """Mounts a FUSE file system that no one serves yet. Gives the descriptor of the device for whoever will; it closes on exec.
+
+    Raises MountError, and OSError where there is no FUSE. What the kernel is asked to do is what libfuse asks for: all users may
+    look, and owner and mode are held to.
+    """
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+        flags = MountFlag.NOSUID | MountFlag.NODEV | (MountFlag.RDONLY if read_only else MountFlag.NONE)
+        syscalls.mount(mountpoint, source=source, fstype="fuse", flags=flags, data=options)
+    except BaseException:
+        os.close(device)
+        raise
+    return device
 
 
 def mounts_below(table: MountTable, root: str) -> tuple[Mount, ...]:

@@ -104,8 +104,8 @@ class Children:
             await asyncio.wait([child.exited for child in children], timeout=5)
         self._loop.remove_signal_handler(signal.SIGCHLD)
 
-    def start(self, argv: Sequence[str], *, environment: Mapping[str, str]) -> Child:
-        """Start a program in a process group of its own, with exactly this environment.
+    def start(self, argv: Sequence[str], *, environment: Mapping[str, str], device: int | None = None) -> Child:
+        """Start a program in a process group of its own, with exactly this environment. It finds `device` as descriptor 3.
 
         The kernel kills it when this thread dies (PR_SET_PDEATHSIG, set by setpriv so that no Python runs between fork and
         exec). Raises OSError.
@@ -121,6 +121,7 @@ class Children:
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, writable, 1),
                     (os.POSIX_SPAWN_DUP2, writable, 2),
+                    *(() if device is None else ((os.POSIX_SPAWN_DUP2, device, 3),)),
                 ],
                 setpgroup=0,
                 setsigmask=(),

@@ -238,11 +238,18 @@ class Session:
             stage.remove_secrets(self._place.secrets, command.files)
 
     def _start(self, command: Command) -> Child | None:
+        device: int | None = None
         try:
-            return self._tools.children.start(command.argv, environment=command.environment)
+            if command.takes_device:
+                device = fuse.open_device(self._place.mountpoint, source=self._place.source, read_only=command.read_only)
+            return self._tools.children.start(command.argv, environment=command.environment, device=device)
         except OSError as error:
             self._fail(Finding("ClientMissing", f"{command.argv[0]} cannot be started in the mount pod: {error.strerror}"))
             return None
+        finally:
+            # Once it has the only one, the kernel ends the connection with it.
+            if device is not None:
+                os.close(device)
 
     async def _answers(self, client: Client, child: Child) -> bool:
         """Whether the mount came up: it is in the table under our name, and a statfs of it returns.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -72,6 +72,10 @@ class Place(msgspec.Struct, frozen=True):
     """Bytes that the mounter and all its clients may use together, None if unlimited."""
 
 
+DEVICE: Final = "/dev/fd/3"
+"""Where a program finds the FUSE device that the mounter has opened for it."""
+
+
 class Command(msgspec.Struct, frozen=True):
     """A program that serves a file system in the foreground until it is unmounted or gets SIGTERM; or one that takes a look."""
 
@@ -80,6 +84,10 @@ class Command(msgspec.Struct, frozen=True):
     """All of it: nothing is inherited."""
     files: Mapping[str, bytes]
     """Written 0600 into `Place.secrets` before the start, by name; removed when the client has ended."""
+    takes_device: bool = False
+    """The program does not mount: the mounter does, under the right name, and the program serves `DEVICE`."""
+    read_only: bool = False
+    """How the mounter mounts then."""
 
     def __repr__(self) -> str:
         return f"Command(argv={self.argv!r}, files={sorted(self.files)!r})"

@@ -8,7 +8,7 @@ space, a quote or a line break, so that no value can become a second option.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 Check = Callable[[str], str]
@@ -60,6 +60,17 @@ def unknown(parameters: Mapping[str, str], *, known: frozenset[str]) -> list[str
         "successor will"
         for name in sorted(parameters.keys() - known)
     ]
+
+
+def chosen(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The options of a mount. What the class sets is the class's; the claim fills in the rest."""
+    return parse(parameters.get("claimOptions", "")) | parse(parameters.get("options", ""))
+
+
+def claim_problems(text: str, *, allowed: Mapping[str, Check], claim_options: Collection[str], client: str) -> list[str]:
+    """What is wrong with a claim's own options for `client`."""
+    narrowed = {name: check for name, check in allowed.items() if name in claim_options}
+    return [f"{problem} by a claim" for problem in problems(text, allowed=narrowed, client=client)]
 
 
 def problems(text: str, *, allowed: Mapping[str, Check], client: str) -> list[str]:

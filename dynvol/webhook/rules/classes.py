@@ -42,7 +42,7 @@ _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 COMFORTABLE_CPU: Final = "50m"
-MEMORY_NEEDED: Final = {"s3fs": "48Mi", "rclone": "128Mi"}
+MEMORY_NEEDED: Final = {"s3fs": "48Mi", "rclone": "128Mi", "geesefs": "192Mi", "mount-s3": "768Mi"}
 """Of a mount pod with one mount in use: mounter and client together."""
 
 

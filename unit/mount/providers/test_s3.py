@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib
 import re
 import string
 from pathlib import Path
@@ -350,3 +351,96 @@ def test_rclones_marks_are_counted_and_doubt_counts_as_dirty(tmp_path: Path) -> 
     (meta / "torn").write_text('{"Si')
     assert rclone.unflushed(place) == 2
     assert client(mounter="s3fs").unflushed(place) == 0
+
+
+# --- clients that are not in Debian: what they are told
+
+
+def flags(mounter: str, *, read_only: bool = False, **parameters: str) -> dict[str, str]:
+    made = S3().client({**MINIMAL, "mounter": mounter, **parameters}, read_only=read_only, credentials=KEYS).command(PLACE)
+    return {name.removeprefix("--"): value for name, _, value in (a.partition("=") for a in made.argv if a.startswith("--"))}
+
+
+def test_geesefs_waits_for_its_uploads_and_keeps_its_hands_off_the_bucket() -> None:
+    found = flags("geesefs", uid="7", gid="8", umask="0027", read_only=True, prefix="/a/b/", region="eu-west-1")
+    assert found["endpoint"] == "https://play.min.io"
+    assert found["region"] == "eu-west-1"
+    assert found["o"] == f"allow_other,default_permissions,fsname={PLACE.source},ro"
+    assert (found["uid"], found["gid"], found["dir-mode"], found["file-mode"]) == ("7", "8", "0750", "0640")
+    assert (found["setuid"], found["setgid"]) == ("0", "0")
+    assert {"fsync-on-close", "no-expire-multipart", "no-specials"} <= found.keys()
+    assert "subdomain" not in found
+    made = client(mounter="geesefs", prefix="a/b").command(PLACE)
+    assert made.argv[:2] == ("geesefs", "-f")
+    assert made.argv[-2:] == ("my-bucket:a/b", PLACE.mountpoint)
+    assert not made.takes_device
+
+
+def test_geesefs_takes_no_more_memory_than_the_class_grants() -> None:
+    assert flags("geesefs")["memory-limit"] == "16"
+    roomy = S3().client({**MINIMAL, "mounter": "geesefs"}, read_only=False, credentials=KEYS)
+    argv = roomy.command(msgspec.structs.replace(PLACE, memory_limit=1 << 30)).argv
+    assert "--memory-limit=480" in argv
+
+
+def test_mount_s3_is_handed_the_device_of_a_mount_that_has_our_name() -> None:
+    made = client(mounter="mount-s3", prefix="a/b", read_only=True, uid="0", gid="8").command(PLACE)
+    assert made.argv[-2:] == ("my-bucket", "/dev/fd/3")
+    assert made.takes_device
+    assert made.read_only
+    found = flags("mount-s3", prefix="a/b", read_only=True, uid="0", gid="8")
+    assert found["prefix"] == "a/b/"
+    assert found["endpoint-url"] == "https://play.min.io"
+    assert {"force-path-style", "foreground", "allow-other"} <= found.keys()
+    assert "uid" not in found, "it takes no zero; root is what it is without"
+    assert found["gid"] == "8"
+    assert not {"allow-delete", "allow-overwrite", "read-only"} & found.keys(), "a mount that others made cannot be told so"
+    assert {"allow-delete", "allow-overwrite"} <= flags("mount-s3").keys()
+
+
+@pytest.mark.parametrize("mounter", ["geesefs", "mount-s3"])
+def test_their_credentials_are_in_a_profile_and_nowhere_else(mounter: str) -> None:
+    given = msgspec.structs.replace(KEYS, session_token="to/ken+==", ca_file="/etc/ca.crt")
+    made = client(mounter=mounter, credentials=given).command(PLACE)
+    seen = [*made.argv, *made.environment, *made.environment.values(), repr(made)]
+    (content,) = made.files.values()
+    profile = configparser.ConfigParser(interpolation=None)
+    profile.read_string(content.decode())
+    for secret in (KEYS.access_key, KEYS.secret_key, "to/ken+=="):
+        assert not any(secret in text for text in seen)
+        assert secret in profile["default"].values()
+    assert any("/etc/ca.crt" in text for text in seen)
+
+
+# --- options of claims
+
+
+@pytest.mark.parametrize(
+    ("mounter", "own", "not_its_own"),
+    [
+        ("s3fs", "stat_cache_expire=5", "default_acl=public-read"),
+        ("rclone", "dir-cache-time=5s", "vfs-cache-max-size=1Ti"),
+        ("geesefs", "stat-cache-ttl=5s", "memory-limit=100000"),
+        ("mount-s3", "metadata-ttl=5", "max-threads=64"),
+    ],
+)
+def test_a_claim_sets_what_concerns_its_own_mount_alone(mounter: str, own: str, not_its_own: str) -> None:
+    good = {**MINIMAL, "mounter": mounter, "claimOptions": own}
+    assert providers.validate("s3", good) == ()
+    assert providers.validate_class("s3", {"mounter": mounter, "options": f"{own},{not_its_own}"}) == ()
+    (problem,) = providers.validate("s3", {**good, "claimOptions": not_its_own})
+    assert problem.endswith("by a claim")
+    name, _, value = own.partition("=")
+    assert own in " ".join(client(mounter=mounter, claimOptions=own).command(PLACE).argv)
+    of_class = f"{name}={value.replace('5', '7')}"
+    both = " ".join(client(mounter=mounter, claimOptions=own, options=of_class).command(PLACE).argv)
+    assert of_class in both
+    assert own not in both
+
+
+def test_the_readme_lists_the_options_of_claims_and_no_others() -> None:
+    section = Path("README.md").read_text().partition("| client | options of claims |")[2].partition("\n\n")[0]
+    for row in section.splitlines()[2:]:
+        mounter, *listed = re.findall(r"`([^`]+)`", row)
+        kind = importlib.import_module(f"dynvol.mount.providers.s3.{mounter.replace('-', '_')}").KIND
+        assert set(listed) - {"s3-storage-class"} == kind.claim_options - {"s3-storage-class"}

@@ -19,6 +19,7 @@ from ..owner import Owner
 from . import backends, program
 from .backends import Wish
 
+_KNOWN: Final = frozenset(("type", "path", "uid", "gid", "umask", "mounter", "options", "claimOptions", "allowedOptions"))
 _LONGEST_PATH: Final = 1024
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -29,12 +30,20 @@ class Rclone:
     sends_secrets: Final = True
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
+        own = {key: value for key, value in parameters.items() if not key.startswith(("parameter.", "secret."))}
         wish = Wish.of(parameters)
         widened = backends.entries(parameters.get("allowedOptions", ""))
         return (
+            *options.unknown(own, known=_KNOWN),
             *backends.problems(wish, widened=widened),
             *_path_problems(wish.path),
             *owner.problems(parameters),
+            *options.claim_problems(
+                parameters.get("claimOptions", ""),
+                allowed=program.ALLOWED_OPTIONS,
+                claim_options=program.CLAIM_OPTIONS,
+                client="rclone",
+            ),
             *self.validate_class(parameters),
         )
 
@@ -60,7 +69,7 @@ class Rclone:
             ca_file=credentials.ca_file,
             owner=Owner.of(parameters),
             read_only=read_only,
-            options=options.parse(parameters.get("options", "")),
+            options=options.chosen(parameters),
         )
 
 

@@ -46,6 +46,10 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
     "vfs-read-chunk-size-limit": size,
 }
 """Those that make sense for any storage."""
+CLAIM_OPTIONS: Final = frozenset(
+    {"attr-timeout", "dir-cache-time", "no-modtime", "use-server-modtime", "vfs-read-ahead", "vfs-read-chunk-size"}
+)
+"""Those among them that claims may set too."""
 
 
 def mount(

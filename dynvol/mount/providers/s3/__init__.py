@@ -16,12 +16,15 @@ from .. import options, owner
 from ..contract import Client, Credentials, Finding, Target, Unusable
 from ..owner import Owner
 from . import bucket, credentials
+from .kind import Kind
 
 DEFAULT_MOUNTER = "s3fs"
-MOUNTERS = ("s3fs", "rclone")
+MOUNTERS = ("s3fs", "rclone", "geesefs", "mount-s3")
 
 
-_KNOWN = frozenset(("bucket", "endpoint", "prefix", "region", "pathStyle", "uid", "gid", "umask", "mounter", "options"))
+_KNOWN: Final = frozenset(
+    ("bucket", "endpoint", "prefix", "region", "pathStyle", "uid", "gid", "umask", "mounter", "options", "claimOptions")
+)
 
 
 class S3:
@@ -34,18 +37,15 @@ class S3:
             *options.unknown(parameters, known=_KNOWN),
             *bucket.problems(parameters),
             *owner.problems(parameters),
+            *_claim_problems(parameters),
             *self.validate_class(parameters),
         )
 
     def validate_class(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
-        mounter = parameters.get("mounter") or DEFAULT_MOUNTER
-        if mounter not in MOUNTERS:
+        mounter = _mounter(parameters)
+        if (kind := _kind(mounter)) is None:
             return (f'there is no mounter "{mounter[:64]}" for s3; choose one of: {", ".join(MOUNTERS)}',)
-        if mounter == "rclone":
-            from .rclone import ALLOWED_OPTIONS as allowed
-        else:
-            from .s3fs import ALLOWED_OPTIONS as allowed
-        return tuple(options.problems(parameters.get("options", ""), allowed=allowed, client=mounter))
+        return tuple(options.problems(parameters.get("options", ""), allowed=kind.options, client=mounter))
 
     def target(self, parameters: Mapping[str, str]) -> Target:
         return Target(endpoint=bucket.url(parameters), bucket=parameters.get("bucket", ""))
@@ -54,15 +54,43 @@ class S3:
         if found := self.validate(parameters):
             raise Unusable(Finding("InvalidParameters", "; ".join(found)))
         _refuse_unusable(credentials)
-        where = bucket.Bucket.of(parameters)
-        chosen = options.parse(parameters.get("options", ""))
-        if parameters.get("mounter") == "rclone":
-            from .rclone import Rclone
+        kind = _kind(_mounter(parameters))
+        assert kind is not None  # says `validate`
+        return kind.make(
+            bucket.Bucket.of(parameters),
+            credentials,
+            owner=Owner.of(parameters),
+            read_only=read_only,
+            options=options.chosen(parameters),
+        )
 
-            return Rclone(where, credentials, owner=Owner.of(parameters), read_only=read_only, options=chosen)
-        from .s3fs import S3fs
 
-        return S3fs(where, credentials, owner=Owner.of(parameters), read_only=read_only, options=chosen)
+def _mounter(parameters: Mapping[str, str]) -> str:
+    return parameters.get("mounter") or DEFAULT_MOUNTER
+
+
+def _kind(mounter: str) -> Kind | None:
+    """Imported when first asked for."""
+    match mounter:
+        case "s3fs":
+            from .s3fs import KIND
+        case "rclone":
+            from .rclone import KIND
+        case "geesefs":
+            from .geesefs import KIND
+        case "mount-s3":
+            from .mount_s3 import KIND
+        case _:
+            return None
+    return KIND
+
+
+def _claim_problems(parameters: Mapping[str, str]) -> list[str]:
+    mounter = _mounter(parameters)
+    if (kind := _kind(mounter)) is None:
+        return []
+    given = parameters.get("claimOptions", "")
+    return options.claim_problems(given, allowed=kind.options, claim_options=kind.claim_options, client=mounter)
 
 
 def _refuse_unusable(given: Credentials) -> None:

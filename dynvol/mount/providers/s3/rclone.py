@@ -14,6 +14,7 @@ from ..owner import Owner
 from ..rclone import program
 from . import check
 from .bucket import Bucket
+from .kind import Kind
 
 _MIB: Final = 1 << 20
 
@@ -30,6 +31,7 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
     "s3-upload-concurrency": integer(1, 32),
     "s3-upload-cutoff": size,
 }
+_CLAIM_OPTIONS: Final = program.CLAIM_OPTIONS | {"s3-storage-class"}
 
 
 class Rclone:
@@ -85,3 +87,6 @@ class Rclone:
         if given.session_token:
             lines.append(f"session_token = {given.session_token}")
         return lines
+
+
+KIND: Final = Kind(ALLOWED_OPTIONS, _CLAIM_OPTIONS, Rclone)

@@ -15,6 +15,7 @@ from ..options import Check, flag, integer, one_of
 from ..owner import Owner
 from . import check
 from .bucket import Bucket
+from .kind import Kind
 
 _MIB: Final = 1 << 20
 
@@ -50,6 +51,18 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
     ),
     "use_sse": one_of("", "1"),
 }
+
+_CLAIM_OPTIONS: Final = frozenset(
+    {
+        "complement_stat",
+        "enable_noobj_cache",
+        "kernel_cache",
+        "multireq_max",
+        "parallel_count",
+        "stat_cache_expire",
+        "storage_class",
+    }
+)
 
 # What s3fs takes for one remembered file (its manual: about 40 MB for 100,000).
 _STAT_ENTRY: Final = 430
@@ -153,3 +166,6 @@ def explain(output: str, bucket: Bucket) -> Finding | None:
         if pattern.search(output):
             return Finding(reason, message.format(name=bucket.name, url=bucket.url))
     return None
+
+
+KIND: Final = Kind(ALLOWED_OPTIONS, _CLAIM_OPTIONS, S3fs)

@@ -1,0 +1,110 @@
+"""The client mount-s3 (Mountpoint for Amazon S3, 1.9 and later): quick for large reads, and strict about writes.
+
+It writes new files from beginning to end and overwrites whole ones; no rename of directories, no append, no random writes. It
+ends an upload within close(2). It has no say in what its mount is called, so the mounter mounts and hands it the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ..contract import DEVICE, Answer, Command, Credentials, Finding, Place, Request, Silence
+from ..options import Check, integer, one_of
+from ..owner import Owner
+from . import check, profile
+from .bucket import Bucket
+from .kind import Kind
+
+_MIB: Final = 1 << 20
+_LEAST_TARGET: Final = 512
+
+ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
+    "max-threads": integer(1, 64),
+    "maximum-throughput-gbps": integer(1, 400),
+    "metadata-ttl": integer(0, 31_536_000),
+    "negative-metadata-ttl": integer(0, 31_536_000),
+    "part-size": integer(5 * _MIB, 5120 * _MIB),
+    "sse": one_of("AES256", "aws:kms", "aws:kms:dsse"),
+    "storage-class": one_of(
+        "STANDARD",
+        "STANDARD_IA",
+        "ONEZONE_IA",
+        "REDUCED_REDUNDANCY",
+        "INTELLIGENT_TIERING",
+        "GLACIER",
+        "GLACIER_IR",
+        "DEEP_ARCHIVE",
+    ),
+    "upload-checksums": one_of("crc32c", "off"),
+}
+_CLAIM_OPTIONS: Final = frozenset({"metadata-ttl", "negative-metadata-ttl", "storage-class"})
+
+
+class MountS3:
+    checks_storage: Final = False
+
+    def __init__(
+        self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
+    ) -> None:
+        self._bucket = bucket
+        self._credentials = credentials
+        self._owner = owner
+        self._read_only = read_only
+        self._options = options
+
+    def command(self, place: Place) -> Command:
+        options = {**self._defaults(place.memory_limit), **self._options, **self._fixed()}
+        flags = (f"--{name}={value}" if value else f"--{name}" for name, value in options.items())
+        return Command(
+            argv=("mount-s3", *flags, self._bucket.name, DEVICE),
+            environment={
+                "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "HOME": place.secrets,
+                # The node's own role is not what the class means.
+                "AWS_EC2_METADATA_DISABLED": "true",
+            },
+            files={".aws/credentials": profile.content(self._credentials)},
+            takes_device=True,
+            read_only=self._read_only,
+        )
+
+    def check(self, place: Place, *, now: float) -> Request:
+        return check.request(self._bucket, self._credentials, now=now)
+
+    def judge(self, answer: Answer | Silence) -> Finding | None:
+        return check.judge(answer, self._bucket)
+
+    def explain(self, output: str) -> Finding | None:
+        return None
+
+    def unflushed(self, place: Place) -> int:
+        return 0
+
+    def _defaults(self, memory_limit: int | None) -> dict[str, str]:
+        """Its default is nearly all of the limit, of which the mounter needs a part."""
+        if memory_limit is None:
+            return {}
+        return {"memory-target": str(max(_LEAST_TARGET, memory_limit // _MIB * 3 // 4))}
+
+    def _fixed(self) -> dict[str, str]:
+        """What is not the user's to change."""
+        bucket, owner, ca = self._bucket, self._owner, self._credentials.ca_file
+        return {
+            "foreground": "",
+            "region": bucket.region,
+            **({"endpoint-url": bucket.endpoint} if bucket.endpoint else {}),
+            **({"force-path-style": ""} if bucket.path_style else {}),
+            **({"prefix": f"{bucket.prefix}/"} if bucket.prefix else {}),
+            # Without them it is root, which is what zero means here; it takes no zero.
+            **({"uid": str(owner.uid)} if owner.uid else {}),
+            **({"gid": str(owner.gid)} if owner.gid else {}),
+            "dir-mode": owner.mode(0o777),
+            "file-mode": owner.mode(0o666),
+            "allow-other": "",
+            **({} if self._read_only else {"allow-delete": "", "allow-overwrite": ""}),
+            **({"ca-bundle": ca} if ca else {}),
+        }
+
+
+KIND: Final = Kind(ALLOWED_OPTIONS, _CLAIM_OPTIONS, MountS3)
