@@ -7,7 +7,9 @@ others. What the options mean is the processes' affair.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -22,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status of the process."""
     arguments = vars(_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv)))
     command = arguments.pop("command")
+    _leave_no_core()
     if command in _PROCESSES:
         logs.configure(level=arguments.pop("log_level"), format=arguments.pop("log_format"))
     try:
@@ -53,6 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _joined(argv: Sequence[str]) -> list[str]:
     """`mounter serve` is a command of its own: it shares no option with the mounter of a mount pod but by chance."""
     return ["mounter serve", *argv[2:]] if list(argv[:2]) == ["mounter", "serve"] else list(argv)
+
+
+def _leave_no_core() -> None:
+    """These processes have keys in memory, and the clients that they start inherit both settings. The limit is for cores that are
+    files; on those that go to a program the kernel sets none, and there the filter leaves nothing to dump (core(5))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError), open("/proc/self/coredump_filter", "w", encoding="ascii") as file:
+        file.write("0")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from e2e import manifests
 from e2e.conftest import World
 
@@ -52,16 +50,3 @@ def test_the_secret_copy_goes_with_its_mount_pod(world: World) -> None:
     assert system.get("secret", mount_pod)
     world.kubectl.delete("dvc", "data")
     world.settles(lambda: "NotFound" in system.try_("get", "secret", mount_pod).said)
-
-
-def test_the_credentials_are_nowhere_but_in_secrets(world: World) -> None:
-    world.deploy()
-    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
-    world.ready("data")
-    system = world.kubectl.within("dynvol-system")
-    told = json.dumps([system.list(kind) for kind in ("pods", "events", "configmaps")]) + json.dumps(
-        [world.kubectl.list(kind) for kind in ("pods", "events", "dvc")]
-    )
-    logs = "".join(system("logs", pod["metadata"]["name"], "--all-containers") for pod in system.list("pods"))
-    assert world.store.key not in told
-    assert world.store.key not in logs

@@ -43,6 +43,9 @@ class AnyCluster:
     def state_files(self) -> list[str]:
         return [path for paths in self._on_nodes("state-files") for path in paths]
 
+    def findings(self, text: str) -> list[str]:
+        return [place for places in self._on_nodes("findings", text.encode().hex()) for place in places]
+
     def run_in(self, pod_uid: str, *command: str) -> str:
         pytest.skip("no way past the API server on a cluster that is only known by its kubeconfig")
 

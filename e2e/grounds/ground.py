@@ -67,6 +67,11 @@ class Ground(Protocol):
         """The directories of mount pods and workloads in dynvol's state directories on all nodes."""
         ...
 
+    def findings(self, text: str) -> list[str]:
+        """Where a text stands on the nodes, plain or in base64: `command line of …`, `environment of …`, `memory of …`, `file …`.
+        Of the files, those on disk. What the cluster itself keeps for its API is left out."""
+        ...
+
     def run_in(self, pod_uid: str, *command: str) -> str:
         """Runs a command in the mount namespace of a pod's first process, past the API server; what it printed. Skips where the
         suite has no hand on the nodes."""

@@ -37,6 +37,11 @@ class LocalGround:
     def state_files(self) -> list[str]:
         return [path for pid in self._machines() for path in onnode.state_files(f"/proc/{pid}/root")]
 
+    def findings(self, text: str) -> list[str]:
+        processes = [pid for machine in self._machines() for pid in onnode.below(machine)]
+        # Seen from outside of the nodes, where nothing is mounted: what is there is on disk.
+        return onnode.findings(text, among=processes, folders=[str(self.cluster.state / "nodes"), str(self.cluster.state / "run")])
+
     def run_in(self, pod_uid: str, *command: str) -> str:
         (process, *_) = [pid for machine in self._machines() for pid in onnode.below(machine) if _of_pod(pid, pod_uid)]
         entering = ["nsenter", f"--target={process}", "--mount", f"--root=/proc/{process}/root", *command]
