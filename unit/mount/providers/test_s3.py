@@ -439,7 +439,14 @@ def test_a_claim_sets_what_concerns_its_own_mount_alone(mounter: str, own: str, 
 
 
 def test_the_readme_lists_the_options_of_claims_and_no_others() -> None:
-    section = Path("README.md").read_text().partition("| client | options of claims |")[2].partition("\n\n")[0]
+    section = (
+        Path(__file__)
+        .parents[3]
+        .joinpath("README.md")
+        .read_text()
+        .partition("| client | options of claims |")[2]
+        .partition("\n\n")[0]
+    )
     for row in section.splitlines()[2:]:
         mounter, *listed = re.findall(r"`([^`]+)`", row)
         kind = importlib.import_module(f"dynvol.mount.providers.s3.{mounter.replace('-', '_')}").KIND

@@ -53,15 +53,7 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
 }
 
 _CLAIM_OPTIONS: Final = frozenset(
-    {
-        "complement_stat",
-        "enable_noobj_cache",
-        "kernel_cache",
-        "multireq_max",
-        "parallel_count",
-        "stat_cache_expire",
-        "storage_class",
-    }
+    {"complement_stat", "enable_noobj_cache", "kernel_cache", "parallel_count", "stat_cache_expire", "storage_class"}
 )
 
 # What s3fs takes for one remembered file (its manual: about 40 MB for 100,000).
