@@ -69,6 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--s3-endpoint", default="", help="URL of an S3 server that the tests and the cluster's pods reach alike")
     group.addoption("--s3-access-key", default="", help="with which buckets can be made there")
     group.addoption("--s3-secret-key", default="", help="which belongs to the access key")
+    group.addoption("--removal-orders", action="store_true", help="also remove dynvol in every order, which takes four minutes")
     group.addoption("--image", default="", help="dynvol's, if the cluster finds it under another name than config/default's")
 
 

@@ -5,6 +5,8 @@ These tests take dynvol away from the cluster and put it back.
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from e2e import manifests
 from e2e.busy import await_rounds
 from e2e.conftest import World
 from e2e.grounds import installation
-from e2e.grounds.installation import install
+from e2e.grounds.installation import SYSTEM, install
 from e2e.kubectl import Kubectl, clean_environment, eventually
 from e2e.manifests import GROUP, ROOT
 
@@ -136,24 +138,100 @@ done 2> /dev/null
 """Writes all the time, and prints each number once it is written and closed. When it cannot write any more it goes on living."""
 
 
-def removed(kubectl: Kubectl, manifest: str, *, wait: bool = True, timeout: float = 150.0) -> str:
-    """`kubectl delete`, which returns when all is gone."""
-    return kubectl("delete", "-f", "-", f"--wait={str(wait).lower()}", stdin=manifest, timeout=timeout)
+def documents(manifest: str, *kinds: str) -> tuple[str, str]:
+    """Those of these kinds, and the others."""
+    split: tuple[list[str], list[str]] = ([], [])
+    for document in manifest.split("\n---\n"):
+        found = re.search(r"^kind: (\w+)$", document, re.MULTILINE)
+        split[0 if found and found[1] in kinds else 1].append(document)
+    return "\n---\n".join(split[0]), "\n---\n".join(split[1])
 
 
-def test_deleting_all_of_it_at_once_flushes_unmounts_and_leaves_nothing_hanging(world: World, installed: str) -> None:
-    kubectl = world.ground.kubectl
+def writing_pod(world: World) -> str:
     (pod,) = world.deploy(spec=manifests.pod_spec(command=["sh", "-c", WRITER]))
-    bucket = world.bucket(readme="hello")
-    world.kubectl.apply(world.claim("data", bucket))
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
     world.ready("data")
     await_rounds(world, pod)
-    removed(kubectl, installed)
-    assert remains(kubectl) == []
+    return pod
+
+
+def assert_removed(world: World, pod: str) -> None:
+    """Nothing of dynvol is left, the pod lives, and all that it wrote and closed is in the bucket."""
+    assert remains(world.ground.kubectl) == []
     assert not world.ground.mounts("/data")
     assert world.misses(pod, "/data/readme")
     assert world.restarts(pod) == 0
-    assert world.store.read(bucket, "round") == world.kubectl("logs", pod).splitlines()[-1] + "\n"
+    assert world.store.read(world.namespace, "round") == world.kubectl("logs", pod).splitlines()[-1] + "\n"
+
+
+def test_deleting_all_of_it_at_once_flushes_unmounts_and_leaves_nothing_hanging(world: World, installed: str) -> None:
+    pod = writing_pod(world)
+    world.ground.kubectl("delete", "-f", "-", stdin=installed, timeout=200)
+    assert_removed(world, pod)
+
+
+FIRST = {
+    "namespace": ("Namespace",),
+    "definitions": ("CustomResourceDefinition",),
+    "rights": ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"),
+    "node processes": ("DaemonSet", "CSIDriver"),
+}
+
+
+@pytest.fixture
+def every_order(request: pytest.FixtureRequest) -> None:
+    if not request.config.option.removal_orders:
+        pytest.skip("removals in every order take four minutes: --removal-orders")
+
+
+@pytest.mark.usefixtures("every_order")
+@pytest.mark.parametrize("first", FIRST)
+def test_whatever_is_deleted_first_the_rest_can_follow(world: World, installed: str, first: str) -> None:
+    kubectl = world.ground.kubectl
+    pod = writing_pod(world)
+    begun, rest = documents(installed, *FIRST[first])
+    kubectl("delete", "-f", "-", "--wait=false", stdin=begun)
+    # So long an administrator takes to notice.
+    kubectl.try_("wait", "namespace", SYSTEM, "--for=delete", "--timeout=20s", timeout=30)
+    kubectl("delete", "-f", "-", "--ignore-not-found", stdin=rest, timeout=200)
+    kubectl("delete", "-f", "-", "--ignore-not-found", stdin=begun, timeout=200)
+    assert_removed(world, pod)
+
+
+@pytest.mark.usefixtures("every_order")
+def test_deleting_an_idle_installation_waits_for_nobody(world: World, installed: str) -> None:
+    kubectl = world.ground.kubectl
+    kubectl.delete("spc", "--all")
+    world.settles(lambda: not guarded(kubectl), what="the guards are off")
+    node_processes(kubectl, "none")
+    kubectl("delete", "-f", "-", stdin=installed, timeout=200)
+    assert remains(kubectl) == []
+
+
+def guarded(kubectl: Kubectl) -> list[str]:
+    found = kubectl.within(SYSTEM).list("serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,leases")
+    return [f["metadata"]["name"] for f in found if f"{GROUP}/needed-for-removal" in f["metadata"].get("finalizers", ())]
+
+
+def node_processes(kubectl: Kubectl, where: str) -> None:
+    """Lets them run only on nodes with this label, and waits until no other does."""
+    system = kubectl.within(SYSTEM)
+    patch = {"spec": {"template": {"spec": {"nodeSelector": {"dynvol-suite": where}}}}}
+    system("patch", "daemonset", "dynvol-node", f"--patch={json.dumps(patch)}")
+    system("wait", "pods", "--selector=app.kubernetes.io/component=node", "--for=delete", "--timeout=60s", timeout=70)
+
+
+def test_a_removal_without_node_processes_is_mended_by_uninstalling(world: World, installed: str) -> None:
+    kubectl = world.ground.kubectl
+    pod = writing_pod(world)
+    world.settles(lambda: guarded(kubectl), what="there are guards")
+    node_processes(kubectl, "none")
+    rude = kubectl.try_("delete", "-f", "-", "--timeout=10s", stdin=installed, timeout=200)
+    assert rude.code, "nobody is left who would take finalizers off"
+    done = uninstall(kubectl, "--leave-pods")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "taking its finalizer off" in done.stdout
+    assert_removed(world, pod)
 
 
 def test_nodes_that_wait_for_the_driver_are_opened_by_it(world: World, installed: str) -> None:

@@ -181,6 +181,49 @@ async def test_a_node_process_takes_the_startup_taint_off_its_node(kubectl: Kube
     assert after.spec.taints == tuple(t for t in before.spec.taints if t.key != names.STARTUP_TAINT)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "patch"),
+    [
+        ("serviceaccount", "dynvol-node", {"metadata": {"annotations": {"cloud/role": "admin"}}}),
+        ("serviceaccount", "dynvol-mount", {"metadata": {"finalizers": ["a.b/c"]}}),
+        ("serviceaccount", "dynvol-node", {"automountServiceAccountToken": False}),
+        ("serviceaccount", "dynvol-node", {"imagePullSecrets": [{"name": "x"}]}),
+        ("role", "dynvol-mount", {"rules": []}),
+        ("clusterrole", "dynvol-node", {"metadata": {"labels": {"a": "b"}}}),
+        ("rolebinding", "dynvol-mount", {"subjects": []}),
+        ("clusterrolebinding", "dynvol-node", {"subjects": []}),
+    ],
+    ids=lambda p: json.dumps(p)[:60] if isinstance(p, dict) else p,
+)
+async def test_a_node_process_changes_nothing_of_what_it_guards(
+    node_process: Kubectl, kind: str, name: str, patch: dict[str, Any]
+) -> None:
+    """Even of what RBAC alone would let it change, or take away."""
+
+    async def refused() -> bool:
+        """A policy takes a moment to be compiled."""
+        # As a trial: until then RBAC alone decides, and lets some of it happen.
+        status, said = await patched_guarded(node_process, kind, name, patch, "--dry-run=server")
+        return status != 0 and told(node_process, "a node process may change no", said)
+
+    await eventually(refused)
+
+
+async def patched_guarded(account: Kubectl, kind: str, name: str, patch: dict[str, Any], *options: str) -> tuple[int, str]:
+    where = () if kind.startswith("cluster") else ("-n", names.NAMESPACE)
+    return await account("patch", kind, name, *where, "--type=merge", f"--patch={json.dumps(patch)}", *options)
+
+
+@pytest.mark.parametrize("kind", ["serviceaccount", "role", "rolebinding", "clusterrole", "clusterrolebinding"])
+async def test_a_node_process_puts_its_guard_on_and_takes_it_off(kubectl: Kubectl, node_process: Kubectl, kind: str) -> None:
+    for finalizers in ([names.GUARD_FINALIZER], None):
+        patch = {"metadata": {"finalizers": finalizers}}
+        status, said = await patched_guarded(node_process, kind, names.NODE_ACCOUNT, patch)
+        assert status == 0, said
+        found = await kubectl.json("get", kind, names.NODE_ACCOUNT, "-n", names.NAMESPACE)
+        assert found["metadata"].get("finalizers") == finalizers
+
+
 REPORT = f"{names.REPORT_ANNOTATION}=[]"
 
 
@@ -248,6 +291,10 @@ async def test_a_mount_pod_changes_nothing_else_of_itself(mount_pod: MountPod, p
         ("dynvol-node", "delete dynamicvolumeclaims -n default", False),
         ("dynvol-node", "patch leases/dynvol-leader -n dynvol-system", True),
         ("dynvol-node", "patch leases/other -n dynvol-system", False),
+        ("dynvol-node", "patch serviceaccounts/dynvol-webhook -n dynvol-system", False),
+        ("dynvol-node", "patch clusterroles/dynvol-node", True),
+        ("dynvol-node", "patch clusterroles/view", False),
+        ("dynvol-node", "get namespaces/default", False),
     ],
 )
 async def test_an_account_may_do_what_it_needs_and_no_more(kubectl: Kubectl, account: str, question: str, answer: bool) -> None:
