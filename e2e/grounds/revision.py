@@ -25,11 +25,14 @@ IMAGE = "dynvol-before"
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    commit: str
-    config: Path
-    """Its `config/default`."""
+    folder: Path
+    """Its files."""
     images: dict[str, str]
     """For the local cluster."""
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config" / "default"
 
 
 @contextmanager
@@ -42,7 +45,7 @@ def revision(name: str) -> Iterator[Revision]:
         folder.chmod(0o755)
         with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "dynvol", "config"))) as archive:
             archive.extractall(folder, filter="data")
-        yield Revision(commit, folder / "config" / "default", {IMAGE: str(_entrypoint(folder))})
+        yield Revision(folder, {IMAGE: str(_entrypoint(folder))})
     finally:
         shutil.rmtree(folder)
 
