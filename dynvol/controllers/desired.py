@@ -196,10 +196,14 @@ def _lineage(path: str) -> Iterator[str]:
 
 
 def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -> WantedMount:
-    """What a mount pod is told of an attachment that was not refused."""
+    """What a mount pod is told of an attachment that was not refused.
+
+    Mounts of a claim that differ in nothing but their path have one hash where pods share a mount pod: so one client serves them.
+    """
     claim, pod = attachment.claim, attachment.pod
     parameters = _owner(claim, pod) | claim.spec.parameters | provider_class.spec.mount_parameters
-    identity = (claim.spec.provider, attachment.path, claim.spec.read_only, parameters)
+    shared = attachment.volume is not None and attachment.volume.policy == names.SHARED
+    identity = (claim.spec.provider, "" if shared else attachment.path, claim.spec.read_only, parameters)
     return WantedMount(
         claim=claim.metadata.key,
         claim_uid=claim.metadata.uid,

@@ -140,6 +140,16 @@ def test_shared_volumes_of_a_namespace_have_one_mount_pod() -> None:
     assert other is not None and workload(elsewhere, other).uuid not in uuids
 
 
+def test_pods_that_share_a_mount_pod_share_a_mount_unless_it_shows_them_other_owners() -> None:
+    def source(name: str, *, policy: str, uid: int = 7) -> str:
+        one = pod(name, volumes=(volume(policy=policy),), security=SecurityContext(run_as_user=uid))
+        return wanted_mount(only(attachments(one, [claim()], CLASSES)), CLASSES["s3-sample"]).source
+
+    assert source("a", policy="shared") == source("b", policy="shared")
+    assert source("a", policy="shared") != source("b", policy="shared", uid=8)
+    assert source("a", policy="independent") != source("b", policy="independent")
+
+
 def hash_of(**fields: object) -> str:
     return wanted_mount(only(attachments(pod(), [claim(**fields)], CLASSES)), CLASSES["s3-sample"]).spec_hash  # type: ignore[arg-type]
 
