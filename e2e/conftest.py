@@ -15,7 +15,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -170,24 +170,49 @@ class World:
 
 @pytest.fixture
 def world(ground: Ground, request: pytest.FixtureRequest) -> Iterator[World]:
-    """Made before the test, and taken down after it, also when it failed: then everything of it must be gone from the node."""
+    """Made before the test, and taken down after it, also when it failed to be made: then all of it must be gone from the node."""
     slug = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:30].strip("-")
     name = f"t{_run}-{next(_numbers)}-{slug}".rstrip("-")
-    store = ground.store
-    ground.kubectl.apply(
-        manifests.namespace(name),
-        manifests.secret("s3", namespace=name, access=store.access, key=store.key),
-        manifests.provider_class(name, secret="s3", secret_namespace=name, mount_memory_limit="128Mi"),
-    )
-    made = World(ground, name, ground.kubectl.within(name), store, name)
-    yield made
-    made.kubectl.delete("dvc", "--all", timeout=90)
-    # The namespace itself takes a cluster's controllers their time; all that is of dynvol is waited for.
-    ground.kubectl.delete("namespace", name, wait=False)
-    classes = [c["metadata"]["name"] for c in ground.kubectl.list("spc")]
-    ground.kubectl.delete("spc", *(c for c in classes if c.startswith(name)), timeout=60)
-    eventually(lambda: not made.mount_pods(), what="the mount pods are gone")
+    made = World(ground, name, ground.kubectl.within(name), ground.store, name)
+    with _taken_down(made):
+        ground.kubectl.apply(
+            manifests.namespace(name),
+            manifests.secret("s3", namespace=name, access=ground.store.access, key=ground.store.key),
+            manifests.provider_class(name, secret="s3", secret_namespace=name, mount_memory_limit="128Mi"),
+        )
+        yield made
+
+
+@contextmanager
+def _taken_down(world: World) -> Iterator[None]:
+    """Each step is taken though one before it failed: the cluster, and the tests that follow on it, may stay.
+
+    1. Claims. 2. The namespace; it takes a cluster's controllers their time, and all that is of dynvol is waited for instead.
+    3. Classes. 4. What must be gone from the nodes is looked for. 5. Buckets.
+    """
+    ground, name = world.ground, world.namespace
+    with ExitStack() as steps:
+        steps.callback(_remove_buckets, world)
+        steps.callback(_nothing_is_left, world)
+        steps.callback(lambda: ground.kubectl.delete("spc", *_classes(world), "--ignore-not-found", timeout=60))
+        steps.callback(lambda: ground.kubectl.delete("namespace", name, "--ignore-not-found", wait=False))
+        steps.callback(lambda: world.kubectl.delete("dvc", "--all", timeout=90))
+        yield
+
+
+def _classes(world: World) -> list[str]:
+    """The test's own; the first one's name also where there is none, since kubectl insists on one."""
+    found = [c["metadata"]["name"] for c in world.ground.kubectl.list("spc")]
+    return [c for c in found if c.startswith(world.namespace)] or [world.namespace]
+
+
+def _remove_buckets(world: World) -> None:
+    for bucket in world.made:
+        world.store.remove(bucket)
+
+
+def _nothing_is_left(world: World) -> None:
+    ground, name = world.ground, world.namespace
+    eventually(lambda: not world.mount_pods(), what="the mount pods are gone")
     eventually(lambda: not [f for f in ground.state_files() if f"/{name}/" in f], what="the node's directories are gone")
     assert not ground.mounts(f"xvols/{name}/")
-    for bucket in made.made:
-        store.remove(bucket)
