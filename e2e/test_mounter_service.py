@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from e2e.conftest import World
 from e2e.dockerlines import Machine, blocks, lines, machine
 from e2e.grounds.ground import ObjectStore
 from e2e.grounds.session import s3_server
@@ -71,3 +75,31 @@ def test_buckets_come_into_a_running_container_and_go_again(host: Machine, store
     assert host.first_process("notebook") == notebook
     host.do("docker stop assistant")
     assert "left as asked" in host.log("assistant")
+
+
+def test_one_pod_needs_nothing_else_in_its_cluster(world: World) -> None:
+    bucket = world.bucket(readme="hello")
+    pod: dict[str, Any] = yaml.safe_load(blocks(PAGE, "yaml")[0])
+    node = world.kubectl.within("dynvol-system").get("daemonset", "dynvol-node")
+    pod["spec"]["initContainers"][0]["image"] = node["spec"]["template"]["spec"]["containers"][0]["image"]
+    world.kubectl.apply(pod)
+    world.kubectl.wait("pod/notebook", condition="condition=Ready")
+    mount, look, umount = (words(world, line, bucket) for line in lines(blocks(PAGE, "console")[3], prompt="$ kubectl "))
+    world.settles(lambda: world.kubectl.try_(*mount).code == 0, what="the assistant serves")
+    assert world.kubectl(*look) == "readme\n"
+    assert "Read-only file system" in world.kubectl.exec("notebook", "touch", "/datasets/stray", container="notebook").said
+    assert not world.kubectl.exec(
+        "notebook", "cp", "/datasets/imagenet/readme", "/datasets/imagenet/copy", container="notebook"
+    ).code
+    assert world.store.read(bucket, "copy") == "hello"
+    world.kubectl(*umount)
+    assert "No such file or directory" in world.kubectl.try_(*look).said
+    assert world.restarts("notebook") == 0
+    world.kubectl(*mount)
+    world.kubectl.delete("pod", "notebook")
+    assert not world.ground.mounts("empty-dir/datasets"), "the assistant left something mounted"
+
+
+def words(world: World, line: str, bucket: str) -> list[str]:
+    """Of a line of the page, with this test's storage."""
+    return shlex.split(line.replace("s3://imagenet", f"s3://{bucket}").replace(ENDPOINT, world.store.endpoint))
