@@ -134,7 +134,7 @@ def _calling(parser: argparse.ArgumentParser) -> None:
 
 
 def _mount(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("storage", metavar="s3://BUCKET[/PREFIX]")
+    parser.add_argument("storage", metavar="s3://BUCKET[/PREFIX]", help="or another provider's name, with --parameter for the rest")
     parser.add_argument("path", help="below the root of the service")
     parser.add_argument("--endpoint", default="", metavar="URL", help="default: Amazon's own")
     parser.add_argument("--region", default="")
@@ -146,6 +146,7 @@ def _mount(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gid", default="")
     parser.add_argument("--umask", default="", help="default: 0022")
     parser.add_argument("--client", dest="mounter", default="", help="s3fs (the default) or rclone")
+    parser.add_argument("--parameter", dest="more", action="append", default=[], metavar="KEY=VALUE", help="of the provider")
     parser.add_argument("--options", default="", metavar="KEY=VALUE,…", help="for the client, of those that it may be given")
     secret = parser.add_mutually_exclusive_group()
     secret.add_argument(

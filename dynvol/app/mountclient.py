@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -27,7 +27,6 @@ _VARIABLES: Final = {
     names.SECRET_KEY: "AWS_SECRET_ACCESS_KEY",
     names.SESSION_TOKEN: "AWS_SESSION_TOKEN",
 }
-_KEYS: Final = (*_VARIABLES, names.CA_CERTIFICATE)
 _LARGEST: Final = 1 << 20
 """Bytes of credentials, a bundle of authorities among them."""
 
@@ -48,11 +47,20 @@ class Unusable(Exception):
 
 
 def mount(
-    *, storage: str, path: str, socket: str, timeout: float, read_only: bool, credentials: str, held: str, **given: str
+    *,
+    storage: str,
+    path: str,
+    socket: str,
+    timeout: float,
+    read_only: bool,
+    credentials: str,
+    held: str,
+    more: Sequence[str],
+    **given: str,
 ) -> int:
     """Returns the exit status. `given` are parameters of the provider, empty where nothing was said."""
     try:
-        provider, parameters = storage_of(storage, given)
+        provider, parameters = storage_of(storage, given, more=more)
         request = wire.MountRequest(
             path=path,
             provider=provider,
@@ -98,13 +106,19 @@ def mounts(*, socket: str, watch: bool, output: str) -> int:
 # --- what is meant by the arguments
 
 
-def storage_of(url: str, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """Provider and parameters for `s3://bucket/prefix` and what else was said. Raises Unusable."""
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
-        raise Unusable(f"{url!r} names no storage; s3://bucket and s3://bucket/prefix do")
-    parameters = {"bucket": parts.netloc, "prefix": parts.path.strip("/"), **given}
-    return parts.scheme, {key: value for key, value in parameters.items() if value}
+def storage_of(text: str, given: Mapping[str, str], *, more: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
+    """Provider and parameters for `s3://bucket/prefix`, or for a provider's name alone, and what else was said: `given`, and `more`
+    as `key=value`. Raises Unusable."""
+    parameters = {key: value for key, _, value in (entry.partition("=") for entry in more)}
+    parts = urlsplit(text)
+    if parts.scheme == "s3" and parts.netloc and not (parts.query or parts.fragment):
+        parameters |= {"bucket": parts.netloc, "prefix": parts.path.strip("/")}
+    elif not parts.path or parts.path != text or "/" in text:
+        raise Unusable(
+            f"{text!r} names no storage; s3://bucket and s3://bucket/prefix do, or a provider with --parameter for the rest"
+        )
+    parameters |= {key: value for key, value in given.items() if value}
+    return parts.scheme or text, {key: value for key, value in parameters.items() if value}
 
 
 def read_credentials(source: str, *, environment: Mapping[str, str]) -> dict[str, str]:
@@ -115,21 +129,25 @@ def read_credentials(source: str, *, environment: Mapping[str, str]) -> dict[str
     elif source == "-":
         found = _lines(sys.stdin.read(_LARGEST))
     elif os.path.isdir(source):
-        found = {key: file.read_text() for key in _KEYS if (file := Path(source, key)).is_file()}
+        found = {
+            file.name: file.read_text() for file in Path(source).iterdir() if file.is_file() and not file.name.startswith("..")
+        }
     else:
         found = _lines(Path(source).read_text())
     found = {key: value for key, value in found.items() if value}
     if not found:
-        raise Unusable(f"there are no credentials in {source}; the keys are {', '.join(_KEYS)}")
+        raise Unusable(f"there are no credentials in {source}")
     return found
 
 
 def _lines(text: str) -> dict[str, str]:
-    """Never repeats what it was given: it may be a secret in a wrong place."""
-    pairs = [line.partition("=") for line in text.splitlines() if line.strip()]
-    found = {key.strip(): value.strip() for key, _, value in pairs}
-    if unknown := sum(key not in _KEYS for key in found):
-        raise Unusable(f"credentials: {unknown} lines do not begin with {', '.join(f'{key}=' for key in _KEYS)}")
+    """Complains of a line by its number only: what it holds may be a secret in a wrong place."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        key, equals, value = line.partition("=")
+        if line.strip() and not equals:
+            raise Unusable(f"credentials: line {number} is not key=value")
+        found[key.strip()] = value.strip()
     return found
 
 
@@ -216,7 +234,9 @@ def _row(mount: wire.Mount) -> str:
 
 def _cells(mount: wire.Mount) -> tuple[str, str, str, str, str]:
     given = mount.parameters
-    storage = f"{mount.provider}://{'/'.join(part for part in (given.get('bucket', ''), given.get('prefix', '')) if part)}"
+    storage = (
+        f"s3://{'/'.join(filter(None, (given.get('bucket'), given.get('prefix'))))}" if mount.provider == "s3" else mount.provider
+    )
     return mount.path, storage, _phase(mount), mount.since, mount.message
 
 

@@ -78,6 +78,8 @@ CODE_OF_REASON: Final[Mapping[str, Status]] = {
     "SecretKeyMissing": Status.UNAUTHENTICATED,
     "SecretMalformed": Status.INVALID_ARGUMENT,
     "SessionTokenUnsupported": Status.INVALID_ARGUMENT,
+    "StorageRefused": Status.FAILED_PRECONDITION,
+    "StorageTimeout": Status.UNAVAILABLE,
     "StorageUnavailable": Status.UNAVAILABLE,
     "UnexpectedAnswer": Status.FAILED_PRECONDITION,
     "UnknownProvider": Status.INVALID_ARGUMENT,

@@ -30,6 +30,7 @@ from dynvol.rpc.operations import Operations
 
 from .errors import CODE_OF_REASON, MountFailed, NothingMounted, PathTaken, Withdrawn
 from .records import Records
+from .wishes import NO_CREDENTIALS
 
 _log: Final = logs.get(__name__)
 
@@ -142,7 +143,7 @@ class Mounts:
         finally:
             self._leaving.discard(path)
             self._tell_engine()
-        if mount.credentials.startswith(SENT):
+        if _needs_a_caller(mount):
             self._kept.discard(mount.credentials)
             await self._executor.run("records", self._forget, mount.credentials)
 
@@ -201,7 +202,7 @@ class Mounts:
         if report is None:
             phase = Phase.UNMOUNTING if mount.path in self._leaving else Phase.PENDING
             return Standing(mount, decide.report(mount, phase))
-        if report.phase is Phase.FAILED and mount.credentials.startswith(SENT) and mount.credentials not in self._kept:
+        if report.phase is Phase.FAILED and _needs_a_caller(mount) and mount.credentials not in self._kept:
             report = msgspec.structs.replace(report, reason="CredentialsLost", message=_LOST)
         return Standing(mount, report)
 
@@ -228,3 +229,8 @@ class Mounts:
         for name in found - wanted:
             self._forget(name)
         return found & wanted
+
+
+def _needs_a_caller(mount: WantedMount) -> bool:
+    """For its credentials."""
+    return mount.credentials.startswith(SENT) and mount.credentials != NO_CREDENTIALS

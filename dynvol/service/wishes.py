@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from dynvol.api import names
@@ -18,6 +18,7 @@ from dynvol.api.mounts import WantedMount
 from dynvol.mount import providers
 from dynvol.mount.errors import UnsafePath
 from dynvol.mount.paths import components
+from dynvol.mount.providers.contract import Provider
 from dynvol.mounter.stage import SENT
 
 from .errors import InvalidRequest
@@ -26,14 +27,22 @@ from .proto.dynvol.mounter import v1 as wire
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "mounter.dynvol")
 _LONGEST_PATH: Final = 1024
 _SET: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
-_KEYS: Final = (names.ACCESS_KEY, names.SECRET_KEY, names.SESSION_TOKEN, names.CA_CERTIFICATE)
+_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
+"""Of a Secret."""
+_NOT_THE_CALLERS: Final = frozenset(("allowedOptions",))
+"""Parameters by which an administrator widens what may be asked for."""
+NO_CREDENTIALS: Final = f"{SENT}nothing"
+"""The name of a set that never is."""
 
 
 def wanted(request: wire.MountRequest) -> WantedMount:
     """Raises InvalidRequest, with a sentence for each thing that is wrong."""
     where = path(request.path)
-    problems = [*providers.validate(request.provider, request.parameters), *_credentials_problems(request)]
-    if problems:
+    provider = providers.provider(request.provider)
+    problems = [*providers.validate(request.provider, request.parameters), *_presumptions(request)]
+    if provider is not None:
+        problems += [*_credentials_problems(request, provider)]
+    if provider is None or problems:
         raise InvalidRequest("; ".join(problems))
     uid = str(uuid.uuid5(_NAMESPACE, where))
     return WantedMount(
@@ -44,7 +53,7 @@ def wanted(request: wire.MountRequest) -> WantedMount:
         provider=request.provider,
         spec_hash=_hash(request),
         read_only=request.read_only,
-        credentials=f"{SENT}{uid}" if request.credentials else request.credentials_name,
+        credentials=_set(request, provider, uid),
         parameters=dict(request.parameters),
     )
 
@@ -68,17 +77,35 @@ def secrets(request: wire.MountRequest) -> Mapping[str, bytes]:
     return {key: value.encode() for key, value in request.credentials.items()}
 
 
-def _credentials_problems(request: wire.MountRequest) -> list[str]:
-    """Of their shape; what a provider thinks of their values comes out when it is tried."""
-    found = []
-    if unknown := sorted(set(request.credentials) - set(_KEYS)):
-        found.append(f"credentials hold unknown keys ({', '.join(unknown)[:200]}); known are {', '.join(_KEYS)}")
-    if request.credentials and request.credentials_name:
-        found.append("credentials and credentials_name exclude each other")
+def _presumptions(request: wire.MountRequest) -> Iterator[str]:
+    for parameter in _NOT_THE_CALLERS & set(request.parameters):
+        yield f"{parameter} is not for callers to say"
+
+
+def _credentials_problems(request: wire.MountRequest, provider: Provider) -> Iterator[str]:
+    """Of their shape; what the storage thinks of their values comes out when it is tried."""
     name = request.credentials_name
+    if request.credentials and name:
+        yield "credentials and credentials_name exclude each other"
     if name and (not _SET.fullmatch(name) or name.startswith(SENT)):
-        found.append(f"{name[:64]!r} cannot be the name of a set of credentials")
-    return found
+        yield f"{name[:64]!r} cannot be the name of a set of credentials"
+    if name and provider.sends_secrets:
+        yield f"{request.provider} hands credentials to any server that is named: only those that come with the call are used"
+    if unknown := _unknown_keys(request.credentials, provider):
+        yield f"credentials hold keys that {request.provider} does not know: {', '.join(unknown)[:200]}"
+
+
+def _unknown_keys(given: Iterable[str], provider: Provider) -> list[str]:
+    if provider.optional_keys is None:
+        return sorted(key for key in given if not _KEY.fullmatch(key) or key.startswith(".."))
+    return sorted(set(given) - {*provider.secret_keys, *provider.optional_keys, names.CA_CERTIFICATE})
+
+
+def _set(request: wire.MountRequest, provider: Provider, uid: str) -> str:
+    """The name of the set of credentials that the mount may use."""
+    if request.credentials:
+        return f"{SENT}{uid}"
+    return NO_CREDENTIALS if provider.sends_secrets else request.credentials_name
 
 
 def _hash(request: wire.MountRequest) -> str:

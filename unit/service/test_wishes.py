@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dynvol.api.mounts import WantedMount
-from dynvol.mounter.stage import SENT
+from dynvol.mounter.stage import SENT, Stage
 from dynvol.service import wishes
 from dynvol.service.errors import InvalidRequest
 from dynvol.service.proto.dynvol.mounter import v1 as wire
@@ -62,7 +62,7 @@ def test_other_credentials_make_no_other_mount_and_are_nowhere_in_it() -> None:
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(InvalidRequest) as told:
         meant(parameters={"bucket": "Not A Bucket", "umask": "999"}, credentials={"password": "p"}, held="team-a")
-    for complaint in ("no bucket name", "umask", "unknown keys (password)", "exclude each other"):
+    for complaint in ("no bucket name", "umask", "does not know: password", "exclude each other"):
         assert complaint in str(told.value)
 
 
@@ -70,6 +70,29 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 def test_the_name_of_a_set_of_credentials_is_no_path_and_no_senders(name: str) -> None:
     with pytest.raises(InvalidRequest, match="set of credentials"):
         meant(held=name)
+
+
+def test_a_provider_that_hands_its_secrets_over_never_gets_those_that_the_service_holds() -> None:
+    """Whoever calls names the server, and would be given them by it."""
+    storage = {"type": "webdav", "parameter.url": "https://dav.example.com", "parameter.vendor": "other"}
+    assert (
+        not Stage("/root", "/run", "/cache", "/held")
+        .credentials_directory(meant(provider="rclone", parameters=storage).credentials)
+        .startswith("/held")
+    )
+    with pytest.raises(InvalidRequest, match="come with the call"):
+        meant(provider="rclone", parameters=storage, held="team-a")
+    assert meant(provider="rclone", parameters=storage, credentials={"any-key": "x"}).credentials.startswith(SENT)
+    with pytest.raises(InvalidRequest, match="does not know"):
+        meant(provider="rclone", parameters=storage, credentials={"../x": "x"})
+
+
+def test_a_caller_cannot_widen_what_may_be_asked_for() -> None:
+    with pytest.raises(InvalidRequest, match="allowedOptions"):
+        meant(
+            provider="rclone",
+            parameters={"type": "webdav", "parameter.url": "https://dav.example.com", "allowedOptions": "webdav.x"},
+        )
 
 
 def test_a_provider_that_is_not_there_is_named() -> None:
