@@ -51,6 +51,10 @@ class Workload:
         """The mount pod's `/xvols` as the node sees it."""
         return PurePosixPath(state_dir, "xvols", self.provider_class, self.uuid)
 
+    def cache(self, state_dir: str | PurePosixPath) -> PurePosixPath:
+        """What its clients have yet to upload, as the node sees it. It outlives the mount pod, and the workload too."""
+        return PurePosixPath(state_dir, "cache", self.provider_class, self.uuid)
+
     def directory(self, state_dir: str | PurePosixPath, *, pod_uid: str) -> PurePosixPath:
         """The workload pod's own directory below the root."""
         return self.root(state_dir) / pod_uid

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -32,6 +33,10 @@ class Phase(StrEnum):
     def _missing_(cls, value: object) -> Phase:
         """A mounter that is newer may know more phases. Whatever they mean, it is not one that this version can count on."""
         return cls.MOUNTING
+
+
+UNFLUSHED: Final = "UnflushedData"
+"""The reason of a mount that is gone or going, while files of it wait for their way into the storage."""
 
 
 class WantedMount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

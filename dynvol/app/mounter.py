@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from dynvol.mount import paths
+from dynvol.mount import caches, paths
 from dynvol.mount.executor import MountExecutor
 from dynvol.mount.watch import MountWatcher
 from dynvol.mounter import http, stage
@@ -26,14 +26,17 @@ from dynvol.mounter.feed import Feed
 from dynvol.mounter.limits import memory_limit
 from dynvol.mounter.podapi import PodApi, PodApiProblem, Server
 from dynvol.mounter.process import Children
-from dynvol.mounter.session import Timing, Tools
+from dynvol.mounter.secretwatch import watching
 from dynvol.mounter.stage import Stage
+from dynvol.mounter.tools import Timing, Tools
 from dynvol.observe import logs
 
 _log: Final = logs.get(__name__)
 
 _LAST_REPORT: Final = 2.0
 """Seconds that the last report may take; the node process sees the mount table too."""
+_PREDECESSOR: Final = 0.5
+"""Seconds between looks whether an earlier mounter has ended, which no event tells."""
 _LAST_KILL: Final = 3.0
 """Seconds that clients may take to end once they were given up."""
 
@@ -59,14 +62,18 @@ async def serve(settings: Settings) -> None:
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    with stage.opened(settings.stage):
+    with contextlib.ExitStack() as opened:
+        if not await _alone(settings.stage, opened, asked):
+            return
+        opened.enter_context(stage.opened(settings.stage))
         async with (
             Children(adopting=os.getpid() == 1) as children,
             MountWatcher() as watcher,
             MountExecutor(threads=32, drain=2.0) as executor,
         ):
             tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
-            engine = Engine(tools)
+            engine = Engine(tools, left=caches.recorded(settings.stage.cache))
+            opened.enter_context(watching(settings.stage.credentials, engine.refresh_credentials))
             feed = Feed(PodApi(settings.server, namespace=settings.namespace, name=settings.pod), engine)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(engine.run(), name="engine")
@@ -85,6 +92,22 @@ async def serve(settings: Settings) -> None:
                     async with asyncio.timeout(_LAST_REPORT):
                         await feed.report_now()
     _log.info("left as asked")
+
+
+async def _alone(place: Stage, opened: contextlib.ExitStack, asked: asyncio.Event) -> bool:
+    """Waits until no other mounter works in these caches: a pod that was deleted by force may live on for a while beside its
+    successor. False if asked to leave meanwhile. What is mounted after that is nobody's."""
+    os.makedirs(place.cache, mode=0o700, exist_ok=True)
+    while not asked.is_set():
+        try:
+            opened.enter_context(caches.holding(place.cache))
+            return True
+        except caches.Held:
+            _log.info("an earlier mounter still works in the caches; waiting for it to end", path=place.cache)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PREDECESSOR):
+                await asked.wait()
+    return False
 
 
 async def _until_dispensable(engine: Engine, feed: Feed, *, within: float) -> None:

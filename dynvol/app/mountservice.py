@@ -29,8 +29,8 @@ from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
 from dynvol.mounter.limits import memory_limit
 from dynvol.mounter.process import Children
-from dynvol.mounter.session import Timing, Tools
 from dynvol.mounter.stage import Stage
+from dynvol.mounter.tools import Timing, Tools
 from dynvol.observe import logs
 from dynvol.rpc.errors import SocketProblem
 from dynvol.rpc.listener import Access, UnixServer

@@ -71,8 +71,8 @@ def mount_pod(
             "volumes": [
                 {"name": "xvols", "hostPath": {"path": str(workload.root(installation.state_dir)), "type": "Directory"}},
                 {"name": "credentials", "secret": {"secretName": workload.mount_pod, "defaultMode": 0o400}},
-                {"name": "run", "emptyDir": {"medium": "Memory"}},
-                {"name": "cache", "emptyDir": {}},
+                # On the node's disk, where a successor finds what was not uploaded. No emptyDir: `kubectl drain` asks about those.
+                {"name": "cache", "hostPath": {"path": str(workload.cache(installation.state_dir)), "type": "DirectoryOrCreate"}},
             ],
         },
     }
@@ -110,7 +110,6 @@ def _mounter(provider_class: StorageProviderClass, installation: Installation) -
         "volumeMounts": [
             {"name": "xvols", "mountPath": names.MOUNTER_ROOT, "mountPropagation": "Bidirectional"},
             {"name": "credentials", "mountPath": names.CREDENTIALS_DIR, "readOnly": True},
-            {"name": "run", "mountPath": "/run/dynvol"},
             {"name": "cache", "mountPath": "/var/cache/dynvol"},
         ],
     }

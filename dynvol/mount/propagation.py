@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Final
 
 from dynvol.mount import mountinfo, syscalls
-from dynvol.mount.errors import MountInTheWay, NotMounted, WrongMount
+from dynvol.mount.errors import MountError, MountInTheWay, NotMounted, WrongMount
 from dynvol.mount.mountinfo import Mount, MountTable
 from dynvol.mount.syscalls import MountFlag
 
@@ -65,10 +65,17 @@ def attach_bind(
     read_only: bool = False,
     powerless: bool = False,
     recursive: bool = False,
+    beneath: bool = False,
 ) -> None:
     """Bind `source` to `target` in one step, whatever is there. Propagation changes apply in order, to all that is bound;
-    read-only, and powerless (no set-user-ID bits, no devices), to the top mount alone."""
+    read-only, and powerless (no set-user-ID bits, no devices), to the top mount alone.
+
+    With `beneath` it comes under the mount that shows at `target`, here and wherever that one propagated to, and shows once that
+    is unmounted. Linux has it since 6.5; before, it is refused (MountError).
+    """
     if not syscalls.has_mount_api():
+        if beneath:
+            raise MountError.of(errno.ENOSYS, f"mount beneath {target!r}")
         flags = (MountFlag.RDONLY if read_only else MountFlag.NONE) | (_POWERLESS if powerless else MountFlag.NONE)
         _attach_from_stage(source, target, propagation=propagation, flags=flags, recursive=recursive)
         return
@@ -78,7 +85,7 @@ def attach_bind(
             syscalls.set_attributes(tree, propagation=kind.value, recursive=recursive)
         if read_only or powerless:
             syscalls.set_attributes(tree, read_only=read_only, powerless=powerless)
-        syscalls.move_mount(tree, target)
+        syscalls.move_mount(tree, target, beneath=beneath)
     finally:
         os.close(tree)
 

@@ -42,6 +42,7 @@ _AT_RECURSIVE: Final = 0x8000
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _OPEN_TREE_CLONE: Final = 1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_MOVE_MOUNT_BENEATH: Final = 0x200
 _MOUNT_ATTR_RDONLY: Final = 1
 _MOUNT_ATTR_NOSUID: Final = 2
 _MOUNT_ATTR_NODEV: Final = 4
@@ -152,9 +153,13 @@ def set_attributes(
     )
 
 
-def move_mount(tree: int, target: str) -> None:
-    """Attach a detached tree at `target`, in one step, and with it to all that `target` propagates to."""
-    _syscall(_SYS_MOVE_MOUNT, tree, "", _AT_FDCWD, target, _MOVE_MOUNT_F_EMPTY_PATH, call=f"move_mount(to={target!r})")
+def move_mount(tree: int, target: str, *, beneath: bool = False) -> None:
+    """Attach a detached tree at `target`, in one step, and with it to all that `target` propagates to.
+
+    `beneath` (Linux 6.5): under the mount that is on top there, which EINVAL says is not possible, or not known.
+    """
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if beneath else 0)
+    _syscall(_SYS_MOVE_MOUNT, tree, "", _AT_FDCWD, target, flags, call=f"move_mount(to={target!r}, beneath={beneath})")
 
 
 def detached_filesystem(fstype: str) -> int:

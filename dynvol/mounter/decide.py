@@ -83,7 +83,13 @@ class Stop(msgspec.Struct, frozen=True):
     source: str
 
 
-Action = Start | Show | Hide | Stop
+class Salvage(msgspec.Struct, frozen=True):
+    """Upload what an earlier mounter left of a mount that is no longer wanted."""
+
+    mount: WantedMount
+
+
+Action = Start | Show | Hide | Stop | Salvage
 
 
 def decide(
@@ -92,23 +98,34 @@ def decide(
     shown: Mapping[str, Sequence[Shown]],
     sessions: Mapping[str, SessionView],
     busy: Collection[str] = (),
+    left: Collection[WantedMount] = (),
 ) -> list[Action]:
-    """The steps that can be taken now. `wanted` has no refused ones; paths in `busy` are being worked on."""
+    """The steps that can be taken now. `wanted` has no refused ones; paths in `busy` are being worked on; of those in
+    `left` an earlier mounter left a cache."""
     by_path = {mount.path: mount for mount in wanted}
     corrections = (_correct(path, stack, by_path.get(path), sessions) for path, stack in shown.items() if path not in busy)
     return [
         *(action for action in corrections if action is not None),
-        *_starts(wanted, sessions),
+        *_salvages(wanted, left, sessions),
+        *_starts(wanted, left, sessions),
         *_shows(wanted, shown, sessions, busy),
         *_stops(wanted, shown, sessions, busy),
     ]
 
 
-def _starts(wanted: Collection[WantedMount], sessions: Mapping[str, SessionView]) -> list[Start]:
+def _salvages(wanted: Collection[WantedMount], left: Collection[WantedMount], sessions: Mapping[str, SessionView]) -> list[Salvage]:
+    """What is wanted again takes up its cache itself."""
+    sources = {mount.source for mount in wanted}
+    return [Salvage(mount) for mount in left if mount.source not in sources and mount.source not in sessions]
+
+
+def _starts(wanted: Collection[WantedMount], left: Collection[WantedMount], sessions: Mapping[str, SessionView]) -> list[Start]:
     """One for each source that has no session, but for those whose claim still has old data to bring home."""
     sources = {mount.source for mount in wanted}
+    waiting = {mount.claim_uid for mount in left if mount.source not in sources}
     missing = {mount.source: mount for mount in reversed([*wanted]) if mount.source not in sessions}
-    return [Start(mount) for mount in missing.values() if _predecessor(mount, sessions, sources) is None]
+    free = (mount for mount in missing.values() if mount.claim_uid not in waiting)
+    return [Start(mount) for mount in free if _predecessor(mount, sessions, sources) is None]
 
 
 def _shows(
@@ -254,7 +271,8 @@ def _of_wanted(
             mount.source,
             session.device,
         ):
-            return report(mount, Phase.FAILED if session.finding else Phase.MOUNTED, session.finding, restarts=session.restarts)
+            broken = session.finding is not None and not session.finding.harmless
+            return report(mount, Phase.FAILED if broken else Phase.MOUNTED, session.finding, restarts=session.restarts)
         case State.SERVING if failure := failures.get(mount.path):
             return report(mount, Phase.FAILED, failure, restarts=session.restarts)
         case State.BROKEN:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeGuard
@@ -26,8 +27,9 @@ from dynvol.mount.providers.contract import Finding
 from dynvol.observe import logs
 
 from . import stage
-from .decide import Action, Hide, SessionView, Show, Shown, Start, Stop, decide, refusals, reports
-from .session import Session, Tools
+from .decide import Action, Hide, Salvage, SessionView, Show, Shown, Start, Stop, decide, refusals, reports
+from .session import Session
+from .tools import Tools
 
 _log: Final = logs.get(__name__)
 
@@ -36,10 +38,13 @@ _RETRY: Final = 1.0
 
 
 class Engine:
-    """An endless `run` in a TaskGroup of its own; `close` ends it."""
+    """An endless `run` in a TaskGroup of its own; `close` ends it. `left` is what earlier mounters left caches of."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, *, left: Sequence[WantedMount] = ()) -> None:
         self._tools = tools
+        self._left = {mount.source: mount for mount in left}
+        """Nothing is done about these before it is known what is wanted."""
+        self._told = False
         self._wanted: list[WantedMount] = []
         self._accepted: list[WantedMount] = []
         self._refused: dict[str, MountReport] = {}
@@ -62,6 +67,7 @@ class Engine:
             self._want(wanted)
 
     def _want(self, wanted: Sequence[WantedMount]) -> None:
+        self._told = True
         self._wanted = list(wanted)
         self._refused = refusals(self._wanted, for_pods=self._tools.stage.for_pods)
         self._accepted = [m for m in self._wanted if m.key not in self._refused]
@@ -76,8 +82,13 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """Nothing is wanted, and nothing of ours is mounted or ending."""
-        return not self._wanted and not self._sessions and not self._busy
+        """Nothing is wanted, nothing of ours is mounted or ending, and nothing waits for its upload."""
+        return not self._wanted and not self._sessions and not self._busy and not (self._told and self._left)
+
+    def refresh_credentials(self) -> None:
+        """They may have changed: each mount goes over to the new ones when it can."""
+        for session in self._sessions.values():
+            session.refresh()
 
     def reports(self) -> list[MountReport]:
         """One for each mount that is wanted or not gone yet. Times move with phase and reason only."""
@@ -109,7 +120,7 @@ class Engine:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._watch_table(), name="mount table")
             while not (self._closing and self.idle):
-                for action in decide(self._accepted, shown=self._shown(), sessions=self._views(), busy=self._busy):
+                for action in self._decide():
                     self._apply(action, tasks)
                 await self._wake.wait()
                 self._wake.clear()
@@ -145,18 +156,29 @@ class Engine:
             table = await self._tools.watcher.newer_than(table)
             self._poke()
 
+    def _decide(self) -> list[Action]:
+        left = self._left.values() if self._told else ()
+        return decide(self._accepted, shown=self._shown(), sessions=self._views(), busy=self._busy, left=left)
+
     def _apply(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:
             case Start(mount=mount):
-                session = Session(mount, self._tools, changed=self._poke)
-                session.paths.update(m.path for m in self._accepted if m.source == mount.source)
-                self._sessions[mount.source] = session
-                tasks.create_task(self._live(session), name=f"session {mount.source}")
+                self._begin(mount, tasks).paths.update(m.path for m in self._accepted if m.source == mount.source)
+            case Salvage(mount=mount):
+                session = self._begin(mount, tasks)
+                session.paths.add(mount.path)
+                session.stop()
             case Stop(source=source):
                 self._sessions[source].stop()
             case Show(path=path, source=source) | Hide(path=path, source=source):
                 self._busy.add(path)
                 tasks.create_task(self._correct(action, self._sessions.get(source)), name=f"correct {path}")
+
+    def _begin(self, mount: WantedMount, tasks: asyncio.TaskGroup) -> Session:
+        self._left.pop(mount.source, None)
+        session = self._sessions[mount.source] = Session(mount, self._tools, changed=self._poke)
+        tasks.create_task(self._live(session), name=f"session {mount.source}")
+        return session
 
     async def _live(self, session: Session) -> None:
         try:
@@ -188,21 +210,36 @@ class Engine:
         device = session.view.device
         if device is None:
             return
-        await self._tools.executor.run(action.path, self._show_now, action, device, session.place.mountpoint)
+        await self._tools.executor.run(action.path, self._show_now, action, device, session.private_mount)
         target = self._tools.stage.shown(action.path)
         await self._until_seen(lambda table: (top := table.at(target)) is not None and top.device == device)
 
     def _show_now(self, action: Show, device: tuple[int, int], private: str) -> None:
-        """In a thread. What is dead goes and what lives comes within microseconds. Should the client have died just now, there
-        is nothing to bind: the directory below its mount is unbindable."""
+        """In a thread. 1. Where another mount of ours shows, of a client that died or has a successor, the new one comes beneath
+        it: programs see the one or the other and never neither. 2. What is on top goes. 3. If it is not there now (the kernel is
+        older than 6.5, or nothing showed), it comes: within microseconds.
+
+        Should the client have died just now, there is nothing to bind: the directory below its mount is unbindable."""
         target = self._tools.stage.shown(action.path)
+        # Powerless, whatever the client allows: what is in a bucket makes no one root.
+        bind = functools.partial(
+            propagation.attach_bind,
+            private,
+            target,
+            propagation=(Propagation.PRIVATE,),
+            read_only=action.read_only,
+            powerless=True,
+        )
+        stack = mountinfo.read().stack(target)
+        if len(stack) == 1 and _is_ours(stack[0]) and stack[0].device != device:
+            with contextlib.suppress(MountProblem):
+                bind(beneath=True)
         while _is_ours(mount := mountinfo.read().at(target)):
             if mount.device == device:
                 return
             _unmount(target, lazily=True)
         paths.make_directory_below(*self._tools.stage.anchor(action.path))
-        # Whatever the client allows: what is in a bucket makes no one root.
-        propagation.attach_bind(private, target, propagation=(Propagation.PRIVATE,), read_only=action.read_only, powerless=True)
+        bind()
 
     async def _hide(self, action: Hide, session: Session | None) -> None:
         """1. Plainly, for a while. 2. Lazily: what is open stays usable, what is opened now finds the bare directory, which

@@ -1,83 +1,33 @@
-"""The life of one FUSE client: started, watched, started again when it dies, and ended without losing data.
+"""One mount from start to end: its clients started, watched, started again, replaced, and ended without losing data.
 
-A session mounts at a private place only. Showing that mount to programs, and hiding it, is the engine's; `state` and `device`
+A session mounts at private places only. Showing that mount to programs, and hiding it, is the engine's; `state` and `device`
 say whether there is something to show. The session is told to end after its mount is hidden, and holds the private mount
 until all that was written and closed is in the storage.
+
+When the credentials change, a client with the new ones starts beside the one that serves. Once it answers, the session's device
+is its own, and the engine shows that instead; the earlier client lives until the files that are open in it are closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import msgspec
-
-from dynvol.api.mounts import WantedMount
-from dynvol.mount import fuse, providers, syscalls
-from dynvol.mount.errors import MountProblem, NotMounted
-from dynvol.mount.executor import MountExecutor
-from dynvol.mount.mountinfo import Mount, MountTable
-from dynvol.mount.providers.contract import Answer, Client, Command, Finding, Place, Request, Silence, Unusable
-from dynvol.mount.watch import MountWatcher
+from dynvol.api.mounts import UNFLUSHED, WantedMount
+from dynvol.mount import caches, providers
+from dynvol.mount.errors import MountProblem
+from dynvol.mount.mountinfo import MountTable
+from dynvol.mount.providers.contract import Client, Credentials, Finding, Place, Unusable
 from dynvol.observe import logs
 
-from . import stage
 from .decide import SessionView, State
-from .process import Child, Children
-from .stage import Stage
+from .life import Life
+from .look import Cannot, diagnose
+from .tools import Tools, first
 
 _log: Final = logs.get(__name__)
-
-Ask = Callable[[Request], Awaitable[Answer | Silence]]
-"""Sends a request; has a deadline of its own, and never raises."""
-
-
-class Timing(msgspec.Struct, frozen=True):
-    """Durations in seconds. They are long because the smallest class runs everything at a hundredth of a core."""
-
-    start: float = 120.0
-    """A client that does not serve by then is killed, and tried again."""
-    slow: float = 3.0
-    """A client that does not serve by then may have a reason that the storage can tell."""
-    first_retry: float = 0.1
-    last_retry: float = 30.0
-    lasting_retry: float = 5.0
-    """First pause where someone has to act before it can work."""
-    stable: float = 10.0
-    """A client that served this long starts with quick retries again."""
-    patience: float = 2.0
-    """How long a plain unmount is tried before files that are open make it a lazy one."""
-    linger: float = 30.0
-    """How long files that are open hold a client that is no longer wanted."""
-    leave: float = 5.0
-    """How long a client may take to end once nothing uses it."""
-    look: float = 30.0
-    """How often a client is asked whether it still answers."""
-    stuck: float = 30.0
-    """A client that has not answered for so long is reported."""
-    hopeless: float = 120.0
-    """After so much longer it is killed."""
-    look_at_storage: float = 60.0
-    """How long a program may take to see whether the storage is there."""
-    flush_poll: float = 0.25
-    flush_poll_slow: float = 2.0
-
-
-class Tools(msgspec.Struct, frozen=True):
-    """What all sessions share."""
-
-    stage: Stage
-    children: Children
-    watcher: MountWatcher
-    executor: MountExecutor
-    ask: Ask
-    memory_limit: int | None = None
-    timing: Timing = Timing()
 
 
 class Session:
@@ -87,10 +37,10 @@ class Session:
         self.mount: Final = mount
         self._tools = tools
         self._changed = changed
-        self._place: Final[Place] = tools.stage.place(mount.source, memory_limit=tools.memory_limit)
         self._state = State.STARTING
         self._finding: Finding | None = None
-        self._device: tuple[int, int] | None = None
+        self._life: Life | None = None
+        """The one that serves."""
         self._failures = 0
         self._restarts = -1
         self._flushed = False
@@ -98,10 +48,16 @@ class Session:
         self._hurried = False
         self._gone = False
         """Nothing of it is left, its cache neither."""
-        self._stop: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
-        self._retry: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stop: Final = _future()
+        self._retry = _future()
         """Done while an attempt is asked for that has not begun. A failure is not told meanwhile: it is of an attempt before."""
-        self._give_up: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+        self._give_up: Final = _future()
+        self._refreshed = _future()
+        """Done when the credentials are to be looked at."""
+        self._refusals = 0
+        """How often in a row the present credentials could not be put to use."""
+        self._retiring: Final[set[asyncio.Task[None]]] = set()
+        """Clients whose successor serves."""
         self.paths: Final[set[str]] = set()
         """Where it was asked for or shown."""
 
@@ -111,7 +67,7 @@ class Session:
             self.mount.claim_uid,
             self.mount.spec_hash,
             self._state,
-            self._device,
+            self._life.device if self._life is not None else None,
             self._finding,
             max(0, self._restarts),
             frozenset(self.paths),
@@ -120,11 +76,13 @@ class Session:
         )
 
     @property
-    def place(self) -> Place:
-        return self._place
+    def private_mount(self) -> str:
+        """Where the mount is that is to show. Only while there is a device."""
+        assert self._life is not None
+        return self._life.place.mountpoint
 
     def stop(self) -> None:
-        """End it: flush, let go of the mount, wait for the client."""
+        """End it: flush, let go of the mount, wait for the client. Before `run`: only bring home what an earlier life left."""
         if not self._stop.done():
             self._stop.set_result(None)
             self._tell(State.ENDING)
@@ -147,23 +105,28 @@ class Session:
         if not self._give_up.done():
             self._give_up.set_result(None)
 
+    def refresh(self) -> None:
+        """The credentials may have changed."""
+        if not self._refreshed.done():
+            self._refreshed.set_result(None)
+
     def note_open_files(self) -> None:
         """The visible mount was busy and went lazily: programs still use it."""
         self._held_open = True
 
     async def run(self) -> None:
         """Until stopped. Whatever happens, no client, private mount or secret file is left."""
-        try:
+        async with asyncio.TaskGroup() as tasks:
             while not self._stop.done():
-                await self._unless_faulty(self._serve)
+                await self._unless_faulty(lambda: self._serve(tasks))
                 if not self._stop.done():
                     await self._pause()
+            if self._retiring:
+                await asyncio.wait(tuple(self._retiring))
             while not self._gone and not self._give_up.done():
                 await self._unless_faulty(self._flush_what_is_left)
             if not self._gone:
-                _log.error("left with data that is not in the storage", source=self.mount.source, cache=self._place.cache)
-        finally:
-            self._clear_private_mount()
+                _log.error("left with data that is not in the storage", source=self.mount.source)
 
     async def _unless_faulty(self, step: Callable[[], Awaitable[None]]) -> None:
         """Take a step. A full disk, a refused system call, or a fault of ours that some user's parameters bring to light, is this
@@ -176,154 +139,207 @@ class Session:
             if self._stop.done():
                 await self._pause()
 
-    # --- one life of the client
+    # --- serving
 
-    async def _serve(self) -> None:
-        """One life of the client.
+    async def _serve(self, tasks: asyncio.TaskGroup) -> None:
+        """Clients, one after the other, until one dies or the session is to stop.
 
-        1. Work out its command from the credentials as they are now. 2. If it does not look itself, ask the storage. 3. Start
-        it. 4. Wait until its mount answers. 5. Serve until it dies or is to stop. 6. If it is to stop, flush and release.
-        7. Say why it died.
+        1. What an earlier life left in caches that none is going to use is uploaded. 2. Work out a client from the credentials as
+        they are now; if it does not look itself, ask the storage. 3. Start it, and wait until its mount answers. 4. Serve, also
+        with its successors.
         """
         self._restarts += 1
         if self._retry.done():
-            self._retry = asyncio.get_running_loop().create_future()
-        started = asyncio.get_running_loop().time()
+            self._retry = _future()
+        number = await self._tidy_caches()
+        if self._stop.done():
+            return
+        started = _now()
         try:
-            client = self._client()
+            client, credentials = self._client()
         except Unusable as problem:
             self._fail(problem.finding)
             return
-        if not client.checks_storage and (finding := await self._diagnose(client)):
+        if not client.checks_storage and (finding := await self._diagnose(client, number)):
             self._fail(finding)
             return
-        async with self._running(client) as child:
-            if child is None:
-                return
-            if not await self._answers(client, child):
-                return
-            self._tell(State.SERVING)
-            _log.info("serving", source=self.mount.source, pid=child.pid, seconds=round(_since(started), 3))
-            served = asyncio.get_running_loop().time()
-            await self._watch_over(child)
-            if not child.alive and not self._stop.done():
-                self._failures = 0 if _since(served) > self._tools.timing.stable else self._failures
-                await self._explain_death(client, child)
-                return
-            await self._release(client, child)
+        life = Life(self.mount, client, credentials, number, self._tools)
+        if not await self._begin(life, slowly=lambda finding: self._tell(State.STARTING, finding), failed=self._fail):
+            return
+        _log.info("serving", source=self.mount.source, pid=life.child.pid, seconds=round(_now() - started, 3))
+        while (successor := await self._serve_with(life, tasks)) is not None:
+            life = successor
 
-    def _client(self) -> Client:
+    def _client(self) -> tuple[Client, Credentials]:
+        """Raises Unusable."""
         provider = providers.provider(self.mount.provider)
         if provider is None:
             raise Unusable(Finding("UnknownProvider", f'this version has no storage provider "{self.mount.provider}"'))
         credentials = self._tools.stage.read_credentials(self.mount.credentials)
-        return provider.client(self.mount.parameters, read_only=self.mount.read_only, credentials=credentials)
+        return provider.client(self.mount.parameters, read_only=self.mount.read_only, credentials=credentials), credentials
 
-    @contextlib.asynccontextmanager
-    async def _running(self, client: Client) -> AsyncIterator[Child | None]:
-        """A started client; None if it could not be started. Afterwards it is dead, its mount and its secrets are gone."""
-        command = client.command(self._place)
-        for directory in (self._place.mountpoint, self._place.cache):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-        stage.write_secrets(self._place.secrets, command.files)
-        child: Child | None = None
+    async def _begin(self, life: Life, *, slowly: Callable[[Finding], None], failed: Callable[[Finding], None]) -> bool:
+        """Whether it serves. If not, it has ended, and `failed` has heard why, unless the session is to stop."""
+        up = False
         try:
-            child = self._start(command)
-            yield child
+            life.start()
+            up = await life.come_up(unless=self._stop, slowly=slowly)
+            if not up and not self._stop.done():
+                slow = Finding("ClientSlow", _SLOW.format(seconds=self._tools.timing.start), lasting=False)
+                failed(await life.diagnose() or slow if life.alive else await self._reason_of_death(life))
+        except Cannot as problem:
+            failed(problem.finding)
         finally:
-            self._device = None
-            if child is not None:
-                await asyncio.shield(self._kill(child))
-            self._clear_private_mount()
-            stage.remove_secrets(self._place.secrets, command.files)
+            if not up:
+                await life.end()
+        return up
 
-    def _start(self, command: Command) -> Child | None:
-        device: int | None = None
-        try:
-            if command.takes_device:
-                device = fuse.open_device(self._place.mountpoint, source=self._place.source, read_only=command.read_only)
-            return self._tools.children.start(command.argv, environment=command.environment, device=device)
-        except OSError as error:
-            self._fail(Finding("ClientMissing", f"{command.argv[0]} cannot be started in the mount pod: {error.strerror}"))
-            return None
-        finally:
-            # Once it has the only one, the kernel ends the connection with it.
-            if device is not None:
-                os.close(device)
+    async def _serve_with(self, life: Life, tasks: asyncio.TaskGroup) -> Life | None:
+        """Until the client dies, or is released since the session is to stop: None. Or until a successor has come up: that.
 
-    async def _answers(self, client: Client, child: Child) -> bool:
-        """Whether the mount came up: it is in the table under our name, and a statfs of it returns.
-
-        The kernel shows a FUSE mount before its daemon has looked at anything. The first call into it is answered when the
-        daemon has; that call may hang, so it is made in a thread, which returns at the latest when the daemon is killed.
+        The successor shows from the moment on at which it is returned and served with. The earlier client then retires.
         """
-        timing = self._tools.timing
-        answer = asyncio.ensure_future(self._first_answer())
+        self._life, served, successor = life, _now(), None
+        self._tell(State.SERVING)
         try:
-            await _first(answer, child.exited, self._stop, timeout=timing.slow)
-            if not answer.done() and child.alive and not self._stop.done():
-                if finding := await self._diagnose(client):
-                    self._tell(State.STARTING, finding)
-                await _first(answer, child.exited, self._stop, timeout=timing.start - timing.slow)
-            if answer.done() and (answer.result() is None or client.explain(child.output)):
-                # It refused, and takes a moment to end. Some threads of s3fs go on answering meanwhile; but it complains first.
-                await _first(child.exited, self._stop, timeout=timing.leave)
-            if self._stop.done():
-                return False
-            if not child.alive:
-                await self._explain_death(client, child)
-                return False
-            self._device = answer.result() if answer.done() else None
-            if self._device is None:
-                self._fail(await self._diagnose(client) or Finding("ClientSlow", _SLOW.format(seconds=timing.start), lasting=False))
-            return self._device is not None
+            successor = await self._watch_over(life)
+            if successor is not None:
+                task = tasks.create_task(self._retire(life), name=f"retire {life.place.mountpoint}")
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
+            elif not life.alive and not self._stop.done():
+                self._failures = 0 if _now() - served > self._tools.timing.stable else self._failures
+                await self._mourn(life)
+            else:
+                await self._release(life)
         finally:
-            answer.cancel()
+            if successor is None:
+                self._life = None
+                await life.end()
+        return successor
 
-    async def _first_answer(self) -> tuple[int, int] | None:
-        """The device of the mount, once it answers; None if it answers with an error."""
-        table = await self._tools.watcher.wait_for(lambda table: self._private(table) is not None)
-        mount = self._private(table)
-        assert mount is not None
-        return mount.device if await self._statfs() else None
-
-    def _private(self, table: MountTable) -> Mount | None:
-        mount = table.at(self._place.mountpoint)
-        return mount if mount is not None and mount.source == self.mount.source else None
-
-    async def _watch_over(self, child: Child) -> None:
-        """Until the client ends or is to stop. One that answers nothing any more is reported, and killed if that lasts."""
+    async def _watch_over(self, life: Life) -> Life | None:
+        """Until the client dies or the session is to stop: None; or until a successor with other credentials has come up."""
         timing = self._tools.timing
         while True:
-            await _first(child.exited, self._stop, timeout=timing.look)
-            if not child.alive or self._stop.done():
-                return
-            answer = asyncio.ensure_future(self._statfs())
-            await _first(answer, child.exited, self._stop, timeout=timing.stuck)
-            if not answer.done() and child.alive and not self._stop.done():
-                self._tell(State.SERVING, Finding("ClientStuck", _STUCK, lasting=False))
-                await _first(answer, child.exited, self._stop, timeout=timing.hopeless)
-            if not answer.done():
-                answer.cancel()
-                if child.alive and not self._stop.done():
-                    _log.warning("client is stuck, and is killed", source=self.mount.source, pid=child.pid)
-                    child.signal(signal.SIGKILL)
-                    await _first(child.exited, timeout=timing.leave)
-                    return
-            elif self._finding:
-                self._tell(State.SERVING)
+            await first(life.child.exited, self._stop, self._refreshed, timeout=timing.look)
+            if not life.alive or self._stop.done():
+                return None
+            if self._refreshed.done():
+                if (successor := await self._succeed(life)) is not None:
+                    return successor
+            else:
+                await self._look_at(life)
 
-    async def _statfs(self) -> bool:
-        """Whether the private mount answers, be it with an error. In a thread, which may hang as long as the client does."""
+    async def _look_at(self, life: Life) -> None:
+        """One that answers nothing any more is reported, and killed if that lasts."""
+        timing = self._tools.timing
+        answer = asyncio.ensure_future(life.statfs())
+        await first(answer, life.child.exited, self._stop, timeout=timing.stuck)
+        if not answer.done() and life.alive and not self._stop.done():
+            self._tell(State.SERVING, Finding("ClientStuck", _STUCK, lasting=False))
+            await first(answer, life.child.exited, self._stop, timeout=timing.hopeless)
+        if not answer.done():
+            answer.cancel()
+            if life.alive and not self._stop.done():
+                _log.warning("client is stuck, and is killed", source=self.mount.source, pid=life.child.pid)
+                life.child.signal(signal.SIGKILL)
+                await first(life.child.exited, timeout=timing.leave)
+        elif self._finding and not self._finding.harmless:
+            self._tell(State.SERVING)
+
+    # --- other credentials
+
+    async def _succeed(self, life: Life) -> Life | None:
+        """A client with the present credentials, once it serves beside `life`; None if there is none to be, now.
+
+        1. The storage must accept the new credentials; until it does, the earlier ones are used. 2. All that was written must be in
+        the storage, for the successor would not see it. While the earlier credentials work, that is waited for. When they no longer
+        do, nothing but an end helps: the next client finds the cache, and the files that are open fail. 3. The successor comes up.
+        """
+        self._refreshed = _future()
         try:
-            await self._tools.executor.run(f"statfs {self.mount.source} {self._restarts}", os.statvfs, self._place.mountpoint)
-        except OSError:
-            return False
-        return True
+            client, credentials = self._client()
+        except Unusable as problem:
+            self._not_yet(problem.finding)
+            return None
+        if credentials == life.credentials:
+            self._refusals = 0
+            self._tell(State.SERVING)
+            return None
+        if finding := await self._diagnose(client, life.number + 1):
+            self._not_yet(finding)
+            return None
+        if count := await self._wait_for_calm(life):
+            if not await self._is_of_use(life):
+                _log.warning("a client's credentials no longer work; it starts again with the new ones", source=self.mount.source)
+                life.stop()
+                await first(life.child.exited, timeout=self._tools.timing.leave)
+            else:
+                self._not_yet(Finding("Uploading", f"{_files(count)} still being uploaded with the earlier ones", lasting=False))
+            return None
+        successor = Life(self.mount, client, credentials, life.number + 1, self._tools)
+        if not await self._begin(successor, slowly=lambda _: None, failed=self._not_yet):
+            return None
+        self._refusals = 0
+        _log.info("serving with other credentials", source=self.mount.source, pid=successor.child.pid)
+        return successor
+
+    def _not_yet(self, finding: Finding) -> None:
+        """The present credentials cannot be put to use; the earlier ones are, and there will be another attempt."""
+        self._refusals += 1
+        asyncio.get_running_loop().call_later(self._backoff(finding, self._refusals), self.refresh)
+        _log.warning("not serving with the new credentials yet", source=self.mount.source, why=finding.message)
+        message = f"the mount works with earlier credentials; those in the class's Secret now are not in use yet: {finding.message}"
+        self._tell(State.SERVING, Finding("CredentialsPending", message, harmless=True))
+
+    async def _wait_for_calm(self, life: Life) -> int:
+        """How many files are not uploaded, after waiting for there to be none as long as files that are open may hold one up."""
+        deadline, pause = _now() + self._tools.timing.linger, self._tools.timing.flush_poll
+        while (count := await life.unflushed()) and _now() < deadline and life.alive and not self._stop.done():
+            await first(life.child.exited, self._stop, timeout=pause)
+            if not await self._is_of_use(life):
+                break
+            pause = min(pause * 1.5, self._tools.timing.flush_poll_slow)
+        return count
+
+    async def _is_of_use(self, life: Life) -> bool:
+        """Whether a client's own credentials may still work."""
+        finding = await life.diagnose()
+        return finding is None or not finding.lasting
+
+    async def _retire(self, life: Life) -> None:
+        """Let go of a client whose successor serves: once it shows nowhere, and its files are closed. What was written through
+        these is uploaded by another one, should it not be by then."""
+        try:
+            shown = asyncio.ensure_future(self._tools.watcher.wait_for(lambda table: not self._shows(table, life)))
+            try:
+                await first(shown, life.child.exited, self._stop)
+            finally:
+                shown.cancel()
+            await self._retire_now(life)
+        except (OSError, MountProblem):
+            _log.exception("a client that has a successor cannot be taken down; its cache stays", source=self.mount.source)
+        finally:
+            await life.end()
+
+    async def _retire_now(self, life: Life) -> None:
+        timing = self._tools.timing
+        life.clear_private_mount()
+        await first(life.child.exited, self._stop, timeout=timing.retire)
+        if self._stop.done():
+            await first(life.child.exited, self._give_up, timeout=timing.leave if self._hurried else timing.linger)
+        await life.end()
+        while not self._stop.done() and not await self._bring_home(life.number):
+            pass
+
+    def _shows(self, table: MountTable, life: Life) -> bool:
+        below = f"{self._tools.stage.root}/"
+        return any(mount.device == life.device and mount.path.startswith(below) for mount in table)
 
     # --- the end of a client
 
-    async def _release(self, client: Client, child: Child) -> None:
+    async def _release(self, life: Life) -> None:
         """Let go of a mount that no longer shows.
 
         1. Wait until what was closed is in the storage. 2. Unmount the private mount: it was what kept the client alive
@@ -331,141 +347,125 @@ class Session:
         `_flush_what_is_left`.
         """
         timing = self._tools.timing
-        await self._wait_for_flush(client, child)
-        self._flushed = not self._finding
-        self._clear_private_mount()
-        if self._held_open and child.alive and not self._hurried:
+        await self._wait_for_flush(life)
+        self._flushed = not self._finding and not self._retiring
+        life.clear_private_mount()
+        if self._held_open and life.alive and not self._hurried:
             message = f"a program still has files open; its access ends when it closes them, or after {timing.linger:.0f} s"
             self._tell(State.ENDING, Finding("FilesOpen", message))
-            await _first(child.exited, self._give_up, timeout=timing.linger)
+            await first(life.child.exited, self._give_up, timeout=timing.linger)
         else:
-            await _first(child.exited, self._give_up, timeout=timing.leave)
+            await first(life.child.exited, self._give_up, timeout=timing.leave)
         if self._flushed:
             self._tell(State.ENDING)
 
-    async def _wait_for_flush(self, client: Client, child: Child) -> None:
+    async def _wait_for_flush(self, life: Life) -> None:
         """Until nothing is left to upload, the client is dead, or the mounter gives up. `_finding` says what is left."""
         pause = self._tools.timing.flush_poll
-        while count := await self._unflushed(client):
+        while count := await life.unflushed():
             self._tell(State.ENDING, _unflushed(count))
-            await _first(child.exited, self._give_up, timeout=pause)
-            if not child.alive or self._give_up.done():
+            await first(life.child.exited, self._give_up, timeout=pause)
+            if not life.alive or self._give_up.done():
                 return
             pause = min(pause * 1.5, self._tools.timing.flush_poll_slow)
         self._tell(State.ENDING)
 
     async def _flush_what_is_left(self) -> None:
-        """Remove the cache if all of it is in the storage; else start the client again, privately, to upload the rest."""
-        try:
-            client = self._client()
-        except Unusable as problem:
-            await self._wait_for_credentials(problem.finding)
-            return
-        if count := await self._unflushed(client):
-            await self._flush_once(client, count)
-            return
-        self._flushed = True
+        """Bring home what is in the caches, and remove them."""
+        for number in await self._numbers():
+            if not await self._bring_home(number):
+                return
+        self._flushed = self._gone = True
         self._tell(State.ENDING)
-        await self._remove_cache()
+        await self._tools.executor.run(f"cache {self.mount.source}", caches.remove, self._tools.stage.cache, self.mount.source)
 
-    async def _wait_for_credentials(self, finding: Finding) -> None:
-        """A cache, if there is one, is kept until there are usable ones: without a client no one can tell what is in it."""
-        if not await self._has_cache():
-            await self._remove_cache()
-            return
-        self._tell(State.ENDING, finding)
-        await self._pause()
+    async def _tidy_caches(self) -> int:
+        """The number of the cache to serve with: the newest there is. Of others there are only if a mounter died while a client
+        retired; what they hold comes first, for none else would see it."""
+        *others, newest = await self._numbers() or [0]
+        for number in others:
+            while not self._stop.done() and not await self._bring_home(number):
+                pass
+        return newest
 
-    async def _flush_once(self, client: Client, count: int) -> None:
-        finding = await self._diagnose(client)
-        self._tell(State.ENDING, _unflushed(count, finding))
+    async def _numbers(self) -> list[int]:
+        found: list[int] = await self._in_thread(caches.numbers, self._tools.stage.cache, self.mount.source)
+        return found
+
+    async def _bring_home(self, number: int) -> bool:
+        """Remove a cache, if all of it is in the storage. Else upload the rest, through a client that nobody sees; False."""
+        cache = self._place(number).cache
+        if not (count := await self._in_thread(caches.waiting, cache, self.mount)):
+            await self._in_thread(caches.remove_one, cache)
+            return True
+        try:
+            client, credentials = self._client()
+            finding = await self._diagnose(client, number)
+        except Unusable as problem:
+            finding = problem.finding
         if finding:
+            self._tell_of_leftovers(_unflushed(count, finding))
             self._failures += 1
             await self._pause()
-            return
-        async with self._running(client) as child:
-            if child is not None:
-                await self._wait_for_flush(client, child)
-                self._clear_private_mount()
-                await _first(child.exited, self._give_up, timeout=self._tools.timing.leave)
+            return False
+        self._tell_of_leftovers(_unflushed(count))
+        await self._upload(Life(self.mount, client, credentials, number, self._tools))
+        return False
 
-    async def _unflushed(self, client: Client) -> int:
-        return await self._tools.executor.run(f"cache {self.mount.source}", client.unflushed, self._place)
-
-    async def _has_cache(self) -> bool:
-        return await self._tools.executor.run(f"cache {self.mount.source}", os.path.isdir, f"{self._place.cache}/vfsMeta")
-
-    async def _remove_cache(self) -> None:
-        self._gone = True
-        await self._tools.executor.run(f"cache {self.mount.source}", stage.remove_cache, self._place.cache)
-
-    async def _kill(self, child: Child) -> None:
-        """A client that should be gone: asked, then made to. One that hangs in the kernel ends with its connection."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if child.alive:
-                child.signal(number)
-                if number is signal.SIGTERM:
-                    child.signal(signal.SIGCONT)
-                await _first(child.exited, timeout=self._tools.timing.leave / 2)
-        if child.alive and (mount := self._private(self._tools.watcher.table)) is not None:
-            fuse.abort_connection(mount.minor)
-            await _first(child.exited, timeout=self._tools.timing.leave)
-        if child.alive:
-            _log.error("a client cannot be killed", source=self.mount.source, pid=child.pid)
-
-    def _clear_private_mount(self) -> None:
-        """Lazily, which blocks on nothing: no one but us can see it, and programs' open files keep it alive by themselves."""
+    async def _upload(self, life: Life) -> None:
         try:
-            while True:
-                syscalls.unmount(self._place.mountpoint, lazily=True)
-        except NotMounted:
-            with contextlib.suppress(OSError):
-                os.rmdir(self._place.mountpoint)
-        except MountProblem as problem:
-            _log.error("a private mount stays", source=self.mount.source, error=str(problem))
+            life.start()
+            await self._wait_for_flush(life) if self._stop.done() else await self._wait_for_upload(life)
+            life.clear_private_mount()
+            await first(life.child.exited, self._give_up, timeout=self._tools.timing.leave)
+        except Cannot as problem:
+            self._fail(problem.finding)
+            await self._pause()
+        finally:
+            await life.end()
+
+    async def _wait_for_upload(self, life: Life) -> None:
+        """Beside a client that serves, or before one does."""
+        while await life.unflushed() and life.alive and not self._stop.done():
+            await first(life.child.exited, self._stop, timeout=self._tools.timing.flush_poll)
+
+    async def _diagnose(self, client: Client, number: int) -> Finding | None:
+        """What the storage says to a client that has not been started."""
+        return await diagnose(client, self._place(number), self._tools)
+
+    def _place(self, number: int) -> Place:
+        return self._tools.stage.place(self.mount.source, number=number, memory_limit=self._tools.memory_limit)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._tools.executor.run(f"cache {self.mount.source}", function, *arguments)
 
     # --- what is said about it
 
-    async def _explain_death(self, client: Client, child: Child) -> None:
+    def _tell_of_leftovers(self, finding: Finding) -> None:
+        """As what keeps the session from serving or from ending; or, while it serves, by the way."""
+        if self._state is State.SERVING:
+            finding = Finding(finding.reason, finding.message, finding.lasting, harmless=True)
+        self._tell(self._state, finding)
+
+    async def _mourn(self, life: Life) -> None:
+        """Say why a client that served died."""
+        died = self._finding if self._finding and self._finding.reason == "ClientStuck" else self._death_of(life)
+        # What shows is dead from now on, whatever the reason turns out to be.
+        self._life = None
+        self._tell(State.BROKEN, died)
+        self._fail(await self._reason_of_death(life, otherwise=died))
+
+    async def _reason_of_death(self, life: Life, *, otherwise: Finding | None = None) -> Finding:
         """From the storage's own answer if it has a complaint, else from the client's last words."""
-        code = child.exited.result() if not child.alive else 0
-        _log.warning("client ended", source=self.mount.source, code=code, output=child.output[-2000:])
-        stuck = self._finding if self._finding and self._finding.reason == "ClientStuck" else None
-        died = stuck or Finding("ClientExited", _died(self.mount, code), lasting=False)
-        if self._device is not None:
-            # It served: what shows is dead from now on, whatever the reason turns out to be.
-            self._device = None
-            self._tell(State.BROKEN, died)
+        code, output = life.child.exited.result(), life.child.output
+        _log.warning("client ended", source=self.mount.source, code=code, output=output[-2000:])
+        died = otherwise or self._death_of(life)
         if -code in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT):
-            self._fail(died)
-        else:
-            self._fail(await self._diagnose(client) or client.explain(child.output) or died)
+            return died
+        return await life.diagnose() or life.client.explain(output) or died
 
-    async def _diagnose(self, client: Client) -> Finding | None:
-        """What is wrong with the storage; None if nothing is, or if no one can tell."""
-        place = msgspec.structs.replace(self._place, secrets=f"{self._place.secrets}-check")
-        match client.check(place, now=time.time()):
-            case Request() as request:
-                return client.judge(await self._tools.ask(request))
-            case Command() as command:
-                return await self._look(client, command, secrets=place.secrets)
-        return None
-
-    async def _look(self, client: Client, command: Command, *, secrets: str) -> Finding | None:
-        """Runs a program that takes a look. One that does not end in time says nothing about the storage, but for that."""
-        stage.write_secrets(secrets, command.files)
-        try:
-            if (child := self._start(command)) is None:
-                return self._finding
-            try:
-                await _first(child.exited, self._give_up, timeout=self._tools.timing.look_at_storage)
-                if not child.alive:
-                    return client.explain(child.output) or _UNUSABLE if child.exited.result() else None
-                return _NO_ANSWER
-            finally:
-                await asyncio.shield(self._kill(child))
-        finally:
-            stage.remove_secrets(secrets, command.files)
+    def _death_of(self, life: Life) -> Finding:
+        return Finding("ClientExited", _died(self.mount, life.child.exited.result()), lasting=False)
 
     def _fail(self, finding: Finding) -> None:
         self._failures += 1
@@ -482,15 +482,17 @@ class Session:
             self._changed()
 
     async def _pause(self) -> None:
-        """Before the next attempt: short at first, for users see the failure; long where someone has to act."""
+        """Before the next attempt."""
+        until = (self._give_up,) if self._stop.done() else (self._stop, self._retry)
+        await first(*until, timeout=self._backoff(self._finding, self._failures))
+
+    def _backoff(self, finding: Finding | None, failures: int) -> float:
+        """Seconds: short at first, for users see the failure; long where someone has to act."""
         timing = self._tools.timing
-        first = timing.lasting_retry if self._finding and self._finding.lasting else timing.first_retry
-        pause = min(timing.last_retry, first * 2 ** min(max(0, self._failures - 1), 16))
-        await _first(*((self._give_up,) if self._stop.done() else (self._stop, self._retry)), timeout=pause)
+        shortest = timing.lasting_retry if finding and finding.lasting else timing.first_retry
+        return min(timing.last_retry, shortest * 2.0 ** min(max(0, failures - 1), 16))
 
 
-_UNUSABLE: Final = Finding("StorageRefused", "the client cannot list the storage; the mount pod's log has its words", lasting=False)
-_NO_ANSWER: Final = Finding("StorageTimeout", "the storage does not answer in time; check it and the network", lasting=False)
 _STUCK: Final = "the client does not answer; if that lasts it is started again. Look at the limits of the class"
 _SLOW: Final = (
     "the client did not begin to serve within {seconds:.0f} s; it is tried again. Look at the limits of the class if this lasts"
@@ -504,16 +506,19 @@ def _died(mount: WantedMount, code: int) -> str:
     return f"{name} {how} and is started again{hint}"
 
 
+def _files(count: int) -> str:
+    return "1 file is" if count == 1 else f"{count} files are"
+
+
 def _unflushed(count: int, cause: Finding | None = None) -> Finding:
-    files = "1 file is" if count == 1 else f"{count} files are"
     why = f": {cause.message}" if cause else ""
-    return Finding("UnflushedData", f"{files} not in the storage yet; the mount pod keeps what is missing and goes on trying{why}")
+    message = f"{_files(count)} not in the storage yet; what is missing is kept on the node, and tried again{why}"
+    return Finding(UNFLUSHED, message, lasting=cause.lasting if cause else False)
 
 
-def _since(moment: float) -> float:
-    return asyncio.get_running_loop().time() - moment
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
-async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
-    """Until one of them is done, or `timeout` seconds. None of them is cancelled."""
-    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()

@@ -1,8 +1,8 @@
 """The mounter's own directories: where clients mount in private, where their secrets are, and what an earlier life left.
 
-`run` must be memory. In a mount pod it is an emptyDir of medium Memory; elsewhere a tmpfs is mounted there and taken away at the
-end. It is made unbindable, which is two things: private, so that what is mounted below shows in no other namespace; and never
-to be bound, so that a client that dies while its mount is being shown cannot leave the bare directory in its place.
+`run` must be memory: a tmpfs is mounted there and taken away at the end, unless something is mounted there already. It is made
+unbindable, which is two things: private, so that what is mounted below shows in no other namespace; and never to be bound, so
+that a client that dies while its mount is being shown cannot leave the bare directory in its place.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ class Stage(msgspec.Struct, frozen=True):
         """The visible place of a mount's relative path."""
         return f"{self.root}/{path}"
 
-    def place(self, source: str, *, memory_limit: int | None) -> Place:
+    def place(self, source: str, *, number: int, memory_limit: int | None) -> Place:
+        """Of one client. A mount's next client has another number while the two overlap, since no cache is for two."""
         return Place(
             source=source,
-            mountpoint=f"{self.run}/mnt/{source}",
-            secrets=f"{self.run}/secrets/{source}",
-            cache=f"{self.cache}/{source}",
+            mountpoint=f"{self.run}/mnt/{source}~{number}",
+            secrets=f"{self.run}/secrets/{source}~{number}",
+            cache=f"{self.cache}/{source}/{number}",
             memory_limit=memory_limit,
         )
 
@@ -73,17 +74,20 @@ class Stage(msgspec.Struct, frozen=True):
         return f"{self.credentials}/{name}" if name else self.credentials
 
     def read_credentials(self, name: str = "") -> Credentials:
-        """A set of credentials as it is now; what is missing is empty. Blocks on a file system in memory only."""
+        """A set of credentials as it is now; what is missing is empty. No log shows it from now on. Blocks on files in memory."""
         directory = self.credentials_directory(name)
         ca_file = f"{directory}/{names.CA_CERTIFICATE}"
         values = {key: _read(f"{directory}/{key}") for key in _keys(directory)}
-        return Credentials(
+        found = Credentials(
             access_key=values.get(names.ACCESS_KEY, ""),
             secret_key=values.get(names.SECRET_KEY, ""),
             session_token=values.get(names.SESSION_TOKEN, ""),
             ca_file=ca_file if names.CA_CERTIFICATE in values else "",
             values=values,
         )
+        logs.hide(found.secret_key)
+        logs.hide(found.session_token)
+        return found
 
 
 @contextlib.contextmanager
@@ -92,6 +96,8 @@ def opened(stage: Stage) -> Iterator[None]:
     clear_earlier_life(stage)
     os.makedirs(stage.run, mode=0o700, exist_ok=True)
     os.makedirs(stage.cache, mode=0o700, exist_ok=True)
+    # Kubelet makes it as it makes all directories of the host: for everyone to look into.
+    os.chmod(stage.cache, 0o700)
     own = mountinfo.read().at(stage.run) is None
     if own:
         flags = MountFlag.NOSUID | MountFlag.NODEV
@@ -175,17 +181,6 @@ def remove_secrets(directory: str, files: Mapping[str, bytes]) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, name))
     paths.remove_empty_tree(directory)
-
-
-def remove_cache(directory: str) -> None:
-    """Remove a client's cache, all of it. Nothing is touched if anything is mounted there."""
-    import shutil  # wanted at the end of a mount only, and heavier than all of this module
-
-    table = mountinfo.read()
-    if table.below(directory) or table.at(directory) is not None:
-        _log.error("something is mounted below a cache, which therefore stays", path=directory)
-        return
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _keys(directory: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,8 +19,9 @@ from dynvol.mounter import stage
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
 from dynvol.mounter.process import Children
-from dynvol.mounter.session import Session, Timing, Tools
+from dynvol.mounter.session import Session
 from dynvol.mounter.stage import Stage
+from dynvol.mounter.tools import Timing, Tools
 
 from .storage import ACCESS_KEY, SECRET_KEY, Storage
 
@@ -132,12 +133,12 @@ def prepare(playground: str, *, secret: dict[str, str] | None = None, for_pods: 
 
 
 @contextlib.asynccontextmanager
-async def engine(place: Stage, *, timing: Timing = QUICK) -> AsyncIterator[Hand]:
-    """An engine in its tasks. Afterwards nothing of it is left, or the test fails."""
+async def engine(place: Stage, *, timing: Timing = QUICK, left: Sequence[WantedMount] = ()) -> AsyncIterator[Hand]:
+    """An engine in its tasks. Afterwards nothing of it is left, or the test fails; caches may be."""
     with stage.opened(place):
         async with Children() as children, MountWatcher() as watcher, MountExecutor(threads=32, drain=2.0) as executor:
             tools = Tools(place, children, watcher, executor, ask, timing=timing)
-            running = Engine(tools)
+            running = Engine(tools, left=left)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(running.run(), name="engine")
                 yield Hand(running, place, tools)

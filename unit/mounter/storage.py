@@ -33,18 +33,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Storage:
-    """Buckets are directories, objects are files."""
+Key = tuple[str, str]
+OWN_KEY: Key = (ACCESS_KEY, SECRET_KEY)
 
-    def __init__(self, directory: Path, port: int, server: subprocess.Popen[bytes], *, scheme: str) -> None:
+
+class Storage:
+    """Buckets are directories, objects are files. It has a server while it is `up`."""
+
+    def __init__(self, directory: Path, *, authority: Authority | None = None) -> None:
         self.directory = directory
-        self.port = port
-        self._server = server
-        self._scheme = scheme
+        self.port = free_port()
+        self._authority = authority
+        self._server: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.port}"
+        return f"{'https' if self._authority else 'http'}://127.0.0.1:{self.port}"
 
     def make_bucket(self, name: str, /, **objects: str) -> Path:
         path = self.directory / name
@@ -53,27 +57,48 @@ class Storage:
             (path / key).write_text(text)
         return path
 
+    def up(self, *keys: Key) -> None:
+        """From now on it takes these keys and no other: its own, if none is named."""
+        self.down()
+        pairs = [f"--auth-key={access},{secret}" for access, secret in keys or (OWN_KEY,)]
+        self._server = _start("s3", self.directory, self.port, *pairs, *_certified(self._authority))
+
+    def down(self) -> None:
+        """From now on connections are refused."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+
     def pause(self) -> None:
         """From now on it accepts connections and answers nothing."""
+        assert self._server is not None
         self._server.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
+        assert self._server is not None
         self._server.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager
 def serving(directory: Path, *, authority: Authority | None = None) -> Iterator[Storage]:
-    keys = ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
-    with _served("s3", directory, *keys, *_certified(authority)) as (port, server):
-        yield Storage(directory, port, server, scheme="https" if authority else "http")
+    storage = Storage(directory, authority=authority)
+    try:
+        storage.up()
+        yield storage
+    finally:
+        storage.down()
 
 
 @contextlib.contextmanager
 def serving_files(protocol: str, directory: Path, *, authority: Authority | None = None) -> Iterator[int]:
     """`webdav` or `sftp`, for user `ACCESS_KEY` with the password `SECRET_KEY`. Gives the port."""
-    login = ["--user", ACCESS_KEY, "--pass", SECRET_KEY]
-    with _served(protocol, directory, *login, *_certified(authority)) as (port, _):
-        yield port
+    port = free_port()
+    with _start(protocol, directory, port, "--user", ACCESS_KEY, "--pass", SECRET_KEY, *_certified(authority)) as server:
+        try:
+            yield port
+        finally:
+            server.kill()
 
 
 def obscured(password: str) -> str:
@@ -85,19 +110,20 @@ def _certified(authority: Authority | None) -> list[str]:
     return ["--cert", str(authority.certificate), "--key", str(authority.key)] if authority else []
 
 
-@contextlib.contextmanager
-def _served(protocol: str, directory: Path, *options: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def _start(protocol: str, directory: Path, port: int, *options: str) -> subprocess.Popen[bytes]:
+    """A server that listens already."""
     directory.mkdir(parents=True, exist_ok=True)
-    port = free_port()
     command = [rclone(), "serve", protocol, str(directory), "--addr", f"127.0.0.1:{port}", *options]
     command += ["--config", "/dev/null", "--vfs-cache-mode", "off", "--dir-cache-time", "1s"]
     environment = {"PATH": os.defpath, "HOME": str(directory.parent)}
-    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            _wait_for(port, server)
-            yield port, server
-        finally:
-            server.kill()
+    server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, server)
+    except BaseException:
+        server.kill()
+        server.wait()
+        raise
+    return server
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:

@@ -16,7 +16,7 @@ from dynvol.api import names
 from dynvol.api.mounts import Phase
 from dynvol.mount import mountinfo, propagation
 from dynvol.mounter import stage
-from dynvol.mounter.session import Timing
+from dynvol.mounter.tools import Timing
 from unit.mount import fusedaemon
 from unit.mount.namespaces import Namespace, run_in_child
 
@@ -486,7 +486,7 @@ def test_what_cannot_be_uploaded_is_reported_and_kept_and_arrives_later(playgrou
         await in_thread(lambda: os.listdir(hand.shown()))
         storage.pause()
         write = asyncio.create_task(in_thread(lambda: (hand.shown() / "precious").write_text("data")))
-        await hand.until_true(lambda: Path(hand.stage.cache, mount.source, "vfs/s3/bucket-a/precious").exists())
+        await hand.until_true(lambda: Path(hand.stage.cache, mount.source, "0/vfs/remote/bucket-a/precious").exists())
         await write
         os.kill(hand.client(mount), signal.SIGKILL)
         hand.engine.set_wanted([])

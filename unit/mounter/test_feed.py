@@ -21,8 +21,8 @@ from dynvol.mounter.engine import Engine
 from dynvol.mounter.feed import Feed
 from dynvol.mounter.podapi import PodApi, PodGone, Server
 from dynvol.mounter.process import Children
-from dynvol.mounter.session import Tools
 from dynvol.mounter.stage import Stage
+from dynvol.mounter.tools import Tools
 
 from .fake_api import NAME, NAMESPACE, FakeApi
 

@@ -51,23 +51,6 @@ def test_credentials_are_read_as_they_are_now_without_the_line_break_of_an_edito
     assert place.read_credentials().ca_file == f"{place.credentials}/ca.crt"
 
 
-def test_a_cache_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
-    (tmp_path / "cache/x/y").mkdir(parents=True)
-    (tmp_path / "cache/x/y/file").write_text("x")
-    stage.remove_cache(str(tmp_path / "cache"))
-    stage.remove_cache(str(tmp_path / "cache"))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.root
-def test_a_cache_below_which_anything_is_mounted_stays(playground: str) -> None:
-    os.makedirs(f"{playground}/cache/x")
-    syscalls.mount(f"{playground}/cache/x", source="x", fstype="tmpfs")
-    Path(playground, "cache/x/precious").write_text("x")
-    stage.remove_cache(f"{playground}/cache")
-    assert Path(playground, "cache/x/precious").exists()
-
-
 @pytest.mark.root
 def test_the_private_place_can_never_be_bound_and_goes_at_the_end(playground: str) -> None:
     place = at(playground)

@@ -12,7 +12,7 @@ import msgspec
 from grpclib.exceptions import GRPCError
 
 from dynvol.api import names
-from dynvol.mounter.session import Timing
+from dynvol.mounter.tools import Timing
 from dynvol.rpc.listener import UnixServer
 from dynvol.rpc.operations import Operations
 from dynvol.service.client import connected

@@ -25,6 +25,8 @@ class Finding(msgspec.Struct, frozen=True):
     """One sentence for the user: what is wrong and what to do. Never holds a credential."""
     lasting: bool = True
     """It will not heal without someone acting, so hurrying the next attempt is useless."""
+    harmless: bool = False
+    """What is mounted works all the same."""
 
 
 class Unusable(Exception):
@@ -144,9 +146,6 @@ class Client(Protocol):
     def explain(self, output: str) -> Finding | None:
         """What the program's last words mean; None if they say nothing that is known."""
 
-    def unflushed(self, place: Place) -> int:
-        """How many files, written and closed, are not in the storage yet. Reads `place.cache`, so it may block on the disk."""
-
 
 class Provider(Protocol):
     @property
@@ -168,6 +167,10 @@ class Provider(Protocol):
 
     def target(self, parameters: Mapping[str, str]) -> Target:
         """Of any parameters, also those that `validate` finds fault with: what is missing or malformed is as it is."""
+
+    def unflushed(self, parameters: Mapping[str, str], *, cache: str) -> int:
+        """How many files in a client's cache (`Place.cache`), written and closed, are not in the storage yet. Needs no credentials,
+        and works after the client has died. Reads the directory, so it may block on the disk."""
 
     def client(self, parameters: Mapping[str, str], *, read_only: bool, credentials: Credentials) -> Client:
         """Raises `Unusable`: for parameters that `validate` finds fault with, and for credentials that no client could hold."""

@@ -341,16 +341,17 @@ def test_a_clients_last_words_are_understood(mounter: str, output: str, reason: 
 
 
 def test_rclones_marks_are_counted_and_doubt_counts_as_dirty(tmp_path: Path) -> None:
-    place = msgspec.structs.replace(PLACE, cache=str(tmp_path))
-    rclone = client(mounter="rclone")
-    assert rclone.unflushed(place) == 0
+    def unflushed(mounter: str) -> int:
+        return S3().unflushed({"mounter": mounter}, cache=str(tmp_path))
+
+    assert unflushed("rclone") == 0
     meta = tmp_path / "vfsMeta" / "s3" / "my-bucket" / "deep"
     meta.mkdir(parents=True)
     (meta / "clean").write_text('{"Dirty": false}')
     (meta / "dirty").write_text('{"Size": 3, "Dirty": true}')
     (meta / "torn").write_text('{"Si')
-    assert rclone.unflushed(place) == 2
-    assert client(mounter="s3fs").unflushed(place) == 0
+    assert unflushed("rclone") == 2
+    assert unflushed("s3fs") == 0
 
 
 # --- clients that are not in Debian: what they are told

@@ -21,6 +21,9 @@ class Memory:
     def target(self, parameters: Mapping[str, str]) -> Target:
         return Target(endpoint="", bucket="")
 
+    def unflushed(self, parameters: Mapping[str, str], *, cache: str) -> int:
+        return 0
+
     def client(self, parameters: Mapping[str, str], *, read_only: bool, credentials: Credentials) -> Client:
         return _Served()
 
@@ -40,6 +43,3 @@ class _Served:
 
     def explain(self, output: str) -> Finding | None:
         return None
-
-    def unflushed(self, place: Place) -> int:
-        return 0

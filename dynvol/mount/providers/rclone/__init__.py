@@ -59,6 +59,9 @@ class Rclone:
         wish = Wish.of(parameters)
         return Target(endpoint=wish.endpoint, bucket=wish.path.strip("/").partition("/")[0])
 
+    def unflushed(self, parameters: Mapping[str, str], *, cache: str) -> int:
+        return program.unflushed(cache)
+
     def client(self, parameters: Mapping[str, str], *, read_only: bool, credentials: Credentials) -> Client:
         if found := self.validate(parameters):
             raise Unusable(Finding("InvalidParameters", "; ".join(found)))
@@ -113,9 +116,6 @@ class _Mount:
 
     def explain(self, output: str) -> Finding | None:
         return program.explain(output) or _explain(output, self._wish.endpoint)
-
-    def unflushed(self, place: Place) -> int:
-        return program.unflushed(place)
 
     def _configuration(self) -> list[str]:
         wish = self._wish

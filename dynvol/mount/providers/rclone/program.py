@@ -91,9 +91,9 @@ def look(path: str, place: Place, *, configuration: Sequence[str], ca_file: str 
     )
 
 
-def unflushed(place: Place) -> int:
+def unflushed(cache: str) -> int:
     """How many files wait in the cache for their upload."""
-    return sum(_is_dirty(path) for path in _files_below(os.path.join(place.cache, "vfsMeta")))
+    return sum(_is_dirty(path) for path in _files_below(os.path.join(cache, "vfsMeta")))
 
 
 def _flags(options: Mapping[str, str]) -> Iterator[str]:

@@ -50,6 +50,14 @@ class S3:
     def target(self, parameters: Mapping[str, str]) -> Target:
         return Target(endpoint=bucket.url(parameters), bucket=parameters.get("bucket", ""))
 
+    def unflushed(self, parameters: Mapping[str, str], *, cache: str) -> int:
+        """All but rclone upload within close(2); what they have on disk has no name, and goes with them."""
+        if parameters.get("mounter") != "rclone":
+            return 0
+        from ..rclone import program
+
+        return program.unflushed(cache)
+
     def client(self, parameters: Mapping[str, str], *, read_only: bool, credentials: Credentials) -> Client:
         if found := self.validate(parameters):
             raise Unusable(Finding("InvalidParameters", "; ".join(found)))

@@ -87,9 +87,6 @@ class GeeseFs:
     def explain(self, output: str) -> Finding | None:
         return None
 
-    def unflushed(self, place: Place) -> int:
-        return 0
-
     def _defaults(self, memory_limit: int | None) -> dict[str, str]:
         """Its own defaults take a gigabyte. What the mounter and the Go runtime need is left out of its share."""
         share = 1000 if memory_limit is None else max(16, (memory_limit // _MIB - 64) // 2)

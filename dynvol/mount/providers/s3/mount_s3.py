@@ -78,9 +78,6 @@ class MountS3:
     def explain(self, output: str) -> Finding | None:
         return None
 
-    def unflushed(self, place: Place) -> int:
-        return 0
-
     def _defaults(self, memory_limit: int | None) -> dict[str, str]:
         """Its default is nearly all of the limit, of which the mounter needs a part."""
         if memory_limit is None:

@@ -67,9 +67,6 @@ class Rclone:
     def explain(self, output: str) -> Finding | None:
         return program.explain(output)
 
-    def unflushed(self, place: Place) -> int:
-        return program.unflushed(place)
-
     def _configuration(self) -> list[str]:
         given, bucket = self._credentials, self._bucket
         lines = [

@@ -99,9 +99,6 @@ class S3fs:
     def explain(self, output: str) -> Finding | None:
         return explain(output, self._bucket)
 
-    def unflushed(self, place: Place) -> int:
-        return 0
-
     def _defaults(self, memory_limit: int | None) -> dict[str, str]:
         """What users may change. A small class gets a small cache and few parallel requests."""
         roomy = memory_limit is None or memory_limit >= 256 * _MIB
