@@ -70,6 +70,11 @@ def mount_pod_name(uuid: str) -> str:
     return f"dynvol-mount-{uuid}"
 
 
+def uuid_of_mount_pod(name: str) -> str:
+    """The inverse of `mount_pod_name`."""
+    return name.removeprefix("dynvol-mount-")
+
+
 def label_value(name: str) -> str:
     """`name` if it fits a label's value (63 characters), else a prefix and a digest of it."""
     if len(name) <= 63:

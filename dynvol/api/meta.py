@@ -63,6 +63,15 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def seconds_since(moment: str) -> float:
+    """By the wall clocks of the API server and of this machine. What the API gives is well-formed; anything else is now."""
+    try:
+        then = datetime.datetime.fromisoformat(moment)
+    except ValueError:
+        return 0.0
+    return (datetime.datetime.now(datetime.UTC) - then).total_seconds()
+
+
 def with_transition_times(wanted: Sequence[Condition], *, had: Sequence[Condition], at: str) -> tuple[Condition, ...]:
     """Conditions to write: `last_transition_time` moves to `at` only where the status differs from what was there."""
     before = {c.type: c for c in had}

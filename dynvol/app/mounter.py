@@ -35,6 +35,8 @@ _log: Final = logs.get(__name__)
 
 _LAST_REPORT: Final = 2.0
 """Seconds that the last report may take; the node process sees the mount table too."""
+_HANDOVER: Final = 15.0
+"""Seconds for uploading what a successor would upload too: meanwhile nothing is mounted."""
 _PREDECESSOR: Final = 0.5
 """Seconds between looks whether an earlier mounter has ended, which no event tells."""
 _LAST_KILL: Final = 3.0
@@ -84,8 +86,10 @@ async def serve(settings: Settings) -> None:
                 await _any(asked, feed.superseded)
                 end = loop.time() + settings.grace - _LAST_REPORT - _LAST_KILL
                 await _until_dispensable(engine, feed, within=settings.grace - settings.reserve)
+                # A successor waits, and uploads the rest.
+                followed = feed.superseded.is_set() or feed.released.is_set()
                 leave = engine.yield_ if feed.superseded.is_set() else engine.close
-                await leave(within=end - loop.time())
+                await leave(within=min(end - loop.time(), _HANDOVER) if followed else end - loop.time())
                 for task in talking:
                     task.cancel()
                 with contextlib.suppress(TimeoutError, PodApiProblem, http.HttpProblem, OSError):

@@ -20,13 +20,14 @@ from typing import Final
 
 import msgspec
 
-from dynvol.mount import mountinfo, paths
+from dynvol.mount import caches, mountinfo, paths
 from dynvol.mount.errors import UnsafePath
 from dynvol.mount.executor import MountExecutor
 from dynvol.mount.watch import MountWatcher
 from dynvol.mounter import stage
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
+from dynvol.mounter.life import Timing, Tools
 from dynvol.mounter.limits import memory_limit
 from dynvol.mounter.process import Children
 from dynvol.mounter.stage import Stage
@@ -76,7 +77,7 @@ async def serve(settings: Settings) -> None:
             Operations(grace=_LAST_ANSWERS) as operations,
         ):
             tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
-            engine = Engine(tools)
+            engine = Engine(tools, left=caches.recorded(settings.stage.cache))
             mounts = Mounts(engine, settings.stage, records=Records(settings.state), executor=executor, operations=operations)
             await mounts.restore()
             services = [MounterService(mounts)]

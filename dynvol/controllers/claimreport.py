@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final, Protocol
 
@@ -19,25 +19,30 @@ import msgspec
 from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim, PodMount
 from dynvol.api.core import Pod
-from dynvol.api.identity import Workload, label_value
-from dynvol.api.meta import now
-from dynvol.api.mounts import MountReport, Phase, WantedMount, overlap
+from dynvol.api.identity import Workload, label_value, uuid_of_mount_pod
+from dynvol.api.meta import now, seconds_since
+from dynvol.api.mounts import UNFLUSHED, MountReport, Phase, WantedMount, overlap
 from dynvol.api.providerclass import StorageProviderClass
-from dynvol.api.resources import CLAIMS, PODS
+from dynvol.api.resources import CLAIMS, NODES, PODS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
-from dynvol.runtime.controller import DONE, Controller, Result
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
 from .desired import Attachment, EarlierMounts, fits, reaches, wanted_mount, workload
+from .leftovers import Leftovers, look
 from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides
 from .namesakes import Superseded, expect_same
-from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, standing
+from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, stamped, standing
 from .turns import Turns
 from .view import BY_CLAIM_UID, BY_CLASS, BY_UID, Instruments, NodeView, claim_uid_of, reported, told
 
+RELEASED_AFTER: Final = 600.0
+"""Seconds for which a deleted claim waits for data that cannot be uploaded."""
+LOOK_AGAIN: Final = 10.0
+"""Seconds between looks at what has not been uploaded yet."""
 _WARNINGS: Final = frozenset({Phase.FAILED.value, Phase.CONFLICT.value})
 
 
@@ -170,6 +175,9 @@ class ClaimReporter:
         with contextlib.suppress(Superseded):
             async with self._turn(claim) as current:
                 await self._publish(current)
+                # No event tells that time has passed, or that a file has arrived.
+                if any(entry.reason == UNFLUSHED for entry in self._shown(current)):
+                    return RequeueAfter(LOOK_AGAIN)
         return DONE
 
     def _forget_the_gone(self) -> None:
@@ -202,7 +210,7 @@ class ClaimReporter:
         """
         shown = self._shown(claim)
         had = {entry.uid: entry for entry in shown}
-        entries = self.entries(claim, had=had)
+        entries = await self._with_leftovers(claim, self.entries(claim, had=had), had=had)
         if same_entries(entries, shown):
             return None
         written = await self._apply(claim, entries)
@@ -228,9 +236,9 @@ class ClaimReporter:
         """This node's entries for `claim`, as things stand: the pods that it reaches, and those that it has yet to leave."""
         at = now()
         found = {a.pod.metadata.uid: self._entry(a, had=had, at=at) for a in self._attachments(claim)}
-        for pod_uid, report in self._occupied(claim.metadata.uid).items():
+        for pod_uid, (mount_pod, report) in self._occupied(claim.metadata.uid).items():
             if pod_uid not in found:
-                old = had.get(pod_uid) or PodMount(uid=pod_uid, pod="", node=self._view.node)
+                old = had.get(pod_uid) or PodMount(uid=pod_uid, pod="", node=self._view.node, mount_pod=mount_pod)
                 found[pod_uid] = leftover(old, report, at=at)
         return tuple(found[uid] for uid in sorted(found))
 
@@ -265,16 +273,57 @@ class ClaimReporter:
         root = served.root(self._view.state_dir)
         return standing(wanted, serving, waits=waits, in_table=lambda w: self._view.is_mounted(w, root=root))
 
-    def _occupied(self, claim_uid: str) -> dict[str, MountReport | None]:
+    def _occupied(self, claim_uid: str) -> dict[str, tuple[str, MountReport | None]]:
         """Where something of the claim is mounted on this node, is said to be, or may be at any moment since a mount pod has been
-        told: pod uid → what its mount pod reports."""
-        occupied: dict[str, MountReport | None] = dict.fromkeys(self._view.mounts.pods_of_claim(claim_uid))
+        told: pod uid → the mount pod, as far as known, and what it reports."""
+        occupied: dict[str, tuple[str, MountReport | None]] = {}
+        for pod_uid in self._view.mounts.pods_of_claim(claim_uid):
+            occupied[pod_uid] = ("", None)
         for mount_pod in self._view.mount_pods.store.by_index(BY_CLAIM_UID, claim_uid):
-            occupied |= {w.pod_uid: None for w in told(mount_pod) if w.claim_uid == claim_uid}
-            occupied |= {r.pod_uid: r for r in reported(mount_pod) if r.claim_uid == claim_uid}
+            name = mount_pod.metadata.name
+            occupied |= {w.pod_uid: (name, None) for w in told(mount_pod) if w.claim_uid == claim_uid}
+            occupied |= {r.pod_uid: (name, r) for r in reported(mount_pod) if r.claim_uid == claim_uid}
         return occupied
 
+    async def _with_leftovers(
+        self, claim: DynamicVolumeClaim, entries: Sequence[PodMount], *, had: Mapping[str, PodMount]
+    ) -> tuple[PodMount, ...]:
+        """`entries` as what lies on the disk corrects them.
+
+        An entry stays while there is data of its pair that has not been uploaded, also when no mount pod is left to say so. But not
+        for ever: a claim that was deleted `RELEASED_AFTER` seconds ago is let go. Its data stays, and is uploaded when it can be.
+        """
+        present = {entry.uid: entry for entry in entries}
+        doubtful = [e for uid, e in had.items() if uid not in present] + [e for e in entries if e.reason == UNFLUSHED]
+        for entry in doubtful:
+            found = await self._left_of(claim.metadata.uid, entry)
+            if found is not None and _is_overdue(claim):
+                present.pop(entry.uid, None)
+                self._let_go(claim, entry, found)
+            elif found is not None and entry.uid not in present:
+                present[entry.uid] = _kept(entry, found, self._problems.get(found.directory.name))
+        return tuple(present[uid] for uid in sorted(present))
+
+    async def _left_of(self, claim_uid: str, entry: PodMount) -> Leftovers | None:
+        """What is on the disk of one pair that is not mounted any more."""
+        if not entry.mount_pod or entry.uid in self._view.mounts.pods_of_claim(claim_uid):
+            return None
+        found = await look(self._view, uuid_of_mount_pod(entry.mount_pod))
+        return found if found is not None and found.of(claim_uid=claim_uid, pod_uid=entry.uid) else None
+
     # --- What is told
+
+    def left_behind(self, left: Leftovers, what_now: str) -> None:
+        """Tells whoever looks after the node, where the claim and the workload may be no more."""
+        node = self._view.own_node()
+        if node is not None:
+            message = f"{left.sentence(self._view.node)}; {what_now}"
+            self._recorder.warning(ObjectReference.of(NODES, node.metadata), UNFLUSHED, message)
+
+    def _let_go(self, claim: DynamicVolumeClaim, entry: PodMount, left: Leftovers) -> None:
+        what_now = f"claim {claim.metadata.key} goes without them, and they are uploaded when that is possible"
+        self._event(claim, entry, UNFLUSHED, f"{left.sentence(self._view.node)}; {what_now}", warning=True)
+        self.left_behind(left, what_now)
 
     def _tell_changes(self, claim: DynamicVolumeClaim, *, had: Mapping[str, PodMount], entries: Iterable[PodMount]) -> None:
         present = {e.uid: e for e in entries}
@@ -300,9 +349,9 @@ class ClaimReporter:
 
     def _tell(self, claim: DynamicVolumeClaim, old: PodMount | None, entry: PodMount) -> None:
         place = f"{entry.path} in pod {entry.pod}"
-        if entry.phase == Phase.MOUNTED:
+        if entry.phase == Phase.MOUNTED and not entry.reason:
             self._event(claim, entry, "Mounted", f"mounted at {place}", warning=False)
-        elif entry.phase in _WARNINGS:
+        elif entry.phase in _WARNINGS or entry.phase == Phase.MOUNTED or entry.reason == UNFLUSHED:
             self._event(claim, entry, entry.reason or entry.phase, f"{place}: {entry.message}", warning=True)
         elif entry.phase == Phase.UNMOUNTING:
             self._event(claim, entry, "Unmounting", f"{place}: {entry.message}", warning=False)
@@ -323,6 +372,20 @@ class ClaimReporter:
         before, after = (sum(r.restarts for r in reported(pod)) for pod in (change.old, change.new))
         if change.old is not None and after > before:
             self._metrics.client_restarted(after - before)
+
+
+def _is_overdue(claim: DynamicVolumeClaim) -> bool:
+    deleted = claim.metadata.deletion_timestamp
+    return deleted is not None and seconds_since(deleted) > RELEASED_AFTER
+
+
+def _kept(entry: PodMount, left: Leftovers, problem: Problem | None) -> PodMount:
+    """The entry of a pair of which nothing but files on the disk is left."""
+    why = f"; {problem.message}" if problem else "; a new mount pod is to upload them"
+    message = f"{left.sentence(entry.node)}{why}"
+    return stamped(
+        msgspec.structs.replace(entry, phase=Phase.UNMOUNTING.value, reason=UNFLUSHED, message=message), had=entry, at=now()
+    )
 
 
 def _words(mount_pod: Pod | None) -> dict[str, list[WantedMount | MountReport]]:

@@ -19,6 +19,7 @@ from typing import Final
 from dynvol.api import names
 from dynvol.api.core import Node, Pod, Secret
 from dynvol.api.identity import Workload
+from dynvol.api.meta import seconds_since
 from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, CLASSES, PODS, SECRETS
@@ -34,11 +35,12 @@ from .claimreport import ClaimReporter
 from .credentials import Credentials
 from .desired import wanted_mounts, workloads
 from .finalizers import add_finalizer
+from .leftovers import Leftovers, look
 from .matching import claim_decides, class_decides, pod_decides
-from .mountpodspec import Installation, credentials_digest, mount_pod, secret_copy
+from .mountpodspec import CREDENTIALS_DIGEST, Installation, credentials_digest, mount_pod, secret_copy
 from .namesakes import Superseded, is_of_namesake
 from .remains import clear_remains, is_gone
-from .status import Problem
+from .status import Problem, backs_off
 from .view import BY_CLASS, Instruments, NodeView, index_mount_pod, reported, told
 
 log = logs.get(__name__)
@@ -51,6 +53,10 @@ PROBLEM_RETRY: Final = 10.0
 """Seconds until a workload that cannot be served for a reason outside (no Secret, say) is looked at again."""
 PUBLISH_RETRY: Final = 5.0
 """Seconds until a pod that kubelet has not published yet is looked at again, should the mount table's change be missed."""
+LEFTOVER_CHECK: Final = 300.0
+"""Seconds between looks for data on the disk that no mount pod is uploading."""
+CRASH_PATIENCE: Final = 60.0
+"""Seconds that a mount pod is left to kubelet's restarts: one that crashes again and again is made anew once a minute at most."""
 CACHE_RETRY: Final = 5.0
 """Seconds until a mount pod that exists, though the cache does not show it, is looked for again, should its event be missed."""
 
@@ -95,7 +101,16 @@ class ExternalVolumeController:
         view.mounts.on_change(self._mounts_changed)
 
     async def run(self) -> None:
-        await self.controller.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.controller.run(), name="external-volume-controller")
+            tasks.create_task(self._look_for_leftovers(), name="leftovers")
+
+    async def _look_for_leftovers(self) -> None:
+        """No event tells of what lies on the disk when this process begins, or of whose workload is gone."""
+        while True:
+            for uuid in await self._view.mounts.caches():
+                self.controller.enqueue(uuid)
+            await asyncio.sleep(LEFTOVER_CHECK)
 
     def _workloads_of_class(self, provider_class: StorageProviderClass) -> Iterable[str]:
         name = provider_class.metadata.name
@@ -123,18 +138,22 @@ class ExternalVolumeController:
             return await self._bring(uuid)
 
     async def _bring(self, uuid: str) -> Result:
-        workload = self._view.workload(uuid)
+        existing = self._view.mount_pod(uuid)
+        left = await look(self._view, uuid) if existing is None else None
+        workload = self._view.workload(uuid) or (left.workload(self._view.node) if left else None)
         if workload is None:
             self._forget(uuid)
             return DONE
-        existing = self._view.mount_pod(uuid)
         wanted = self._wanted(workload, existing)
         if existing is None:
-            return await self._provide(workload, wanted) if wanted else await self._need_not(workload)
+            return await self._provide(workload, wanted, left) if wanted or left else await self._need_not(workload)
         if existing.finished or self._is_to_make_way(existing, needed=bool(wanted)):
             await self._see_off(existing)
             return DONE
-        return await self._serve(workload, existing, wanted)
+        if (patience := _patience(existing)) is not None and patience <= 0.0:
+            await self._see_off(existing)
+            return DONE
+        return _within(patience, await self._serve(workload, existing, wanted))
 
     def _forget(self, uuid: str) -> None:
         self._reporter.solved(uuid)
@@ -154,7 +173,8 @@ class ExternalVolumeController:
     async def _see_off(self, existing: Pod) -> None:
         meta = existing.metadata
         if not meta.deleting:
-            log.info("replacing a mount pod that ended", mount_pod=meta.name, why=existing.status.reason or existing.status.phase)
+            why = "CrashLoopBackOff" if backs_off(existing) else existing.status.reason or existing.status.phase
+            log.info("replacing a mount pod that ended", mount_pod=meta.name, why=why)
             await _delete_pod(self._client, existing)
         elif names.RELEASE_ANNOTATION not in meta.annotations and not existing.finished:
             log.info("a mount pod was deleted while in use; its successor follows", mount_pod=meta.name)
@@ -206,33 +226,41 @@ class ExternalVolumeController:
         self._without_copy.add(uuid)
         return DONE
 
-    async def _provide(self, workload: Workload, wanted: Sequence[WantedMount]) -> Result:
+    async def _provide(self, workload: Workload, wanted: Sequence[WantedMount], left: Leftovers | None) -> Result:
         """1. The claims are announced, before anything of them exists. 2. Kubelet must have published the volume: the root is a
-        mount then. 3. What a dead predecessor left is cleared. 4. The mount pod is made."""
+        mount then. Where there is nothing but what is `left` to be uploaded, and no pod, it is made. 3. What a dead predecessor
+        left mounted is cleared. 4. The mount pod is made."""
         provider_class = self._view.classes.store.get(workload.provider_class)
         announced = await self._announced(wanted, before=())
-        if not announced.mounts or provider_class is None:
+        if provider_class is None and left:
+            return announced.then(self._cannot(workload, _class_is_gone(workload), left))
+        if provider_class is None or not (announced.mounts or left):
             return announced.then(DONE)
         root = workload.root(self._installation.state_dir)
         if not self._view.mounts.is_root(root):
-            return announced.then(RequeueAfter(PUBLISH_RETRY))
+            if self._view.pods_of(workload.uuid):
+                return announced.then(RequeueAfter(PUBLISH_RETRY))
+            await self._view.mounts.make_root(root)
         # Before anything else is done for a mount pod that we may have made already.
-        if left := self._unseen.unmet(workload.uuid):
-            return RequeueAfter(left)
+        if unmet := self._unseen.unmet(workload.uuid):
+            return RequeueAfter(unmet)
         if not await clear_remains(self._view, root, mount_pod=workload.mount_pod, client=self._client):
             return RequeueAfter(CACHE_RETRY)
         try:
-            return announced.then(await self._create(workload, provider_class, announced.mounts))
+            return announced.then(await self._create(workload, provider_class, announced.mounts, left))
         except Superseded:
-            return DONE  # The class is gone or going; its event brings the key back.
+            # The class is gone or going; its event brings the key back, unless no pod uses it.
+            return self._cannot(workload, _class_is_gone(workload), left) if left else DONE
 
-    async def _create(self, workload: Workload, provider_class: StorageProviderClass, wanted: Sequence[WantedMount]) -> Result:
+    async def _create(
+        self, workload: Workload, provider_class: StorageProviderClass, wanted: Sequence[WantedMount], left: Leftovers | None
+    ) -> Result:
         """1. The class is held, its Secret copied. 2. The mount pod comes into being, told already. 3. The copy becomes its own, so
         that it goes with it. Raises Superseded if the class went."""
         await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
         found = await self._credentials.of(provider_class)
         if found.secret is None:
-            return self._cannot(workload, found.problem)
+            return self._cannot(workload, found.problem, left)
         await self._apply_secret(workload, provider_class, original=found.secret, owner=None)
         manifest = mount_pod(
             workload,
@@ -240,22 +268,27 @@ class ExternalVolumeController:
             wanted=wanted,
             installation=self._installation,
             node=self._view.own_node(),
+            credentials=credentials_digest(found.secret),
         )
         try:
             created = await self._client.create(PODS, manifest, namespace=self._installation.namespace)
         except AlreadyExists:
             return RequeueAfter(CACHE_RETRY)
         except (Forbidden, Invalid) as error:
-            return self._cannot(workload, Problem("MountPodRefused", f"the mount pod cannot be created: {error}"))
+            return self._cannot(workload, Problem("MountPodRefused", f"the mount pod cannot be created: {error}"), left)
         self._unseen.wrote(workload.uuid, created)
-        log.info("mount pod created", mount_pod=workload.mount_pod, mounts=len(wanted))
+        log.info("mount pod created", mount_pod=workload.mount_pod, mounts=len(wanted), files_left=left.files if left else 0)
+        if left:
+            self._reporter.left_behind(left, "a new mount pod uploads them")
         await self._apply_secret(workload, provider_class, original=found.secret, owner=created)
         self._reporter.solved(workload.uuid)
         return RequeueAfter(CREDENTIALS_CHECK)
 
-    def _cannot(self, workload: Workload, problem: Problem | None) -> Result:
+    def _cannot(self, workload: Workload, problem: Problem | None, left: Leftovers | None = None) -> Result:
         if problem is not None and self._reporter.troubled(workload.uuid, problem):
             log.warning("workload cannot be served", workload=workload.annotation, reason=problem.reason, message=problem.message)
+            if left:
+                self._reporter.left_behind(left, f"they cannot be uploaded: {problem.message}")
         return RequeueAfter(PROBLEM_RETRY)
 
     # --- A mount pod that there is
@@ -263,7 +296,8 @@ class ExternalVolumeController:
     async def _serve(self, workload: Workload, existing: Pod, wanted: Sequence[WantedMount]) -> Result:
         announced = await self._announced(wanted, before=told(existing))
         await self._tell(existing, announced.mounts)
-        if not announced.mounts or existing.metadata.deleting:
+        # One that has nothing to serve may still be uploading.
+        if not (announced.mounts or reported(existing)):
             return announced.then(DONE)
         return announced.then(await self._refresh_credentials(workload, existing))
 
@@ -285,7 +319,8 @@ class ExternalVolumeController:
                 raise
 
     async def _refresh_credentials(self, workload: Workload, existing: Pod) -> Result:
-        """Brings a changed key to the copy; kubelet brings it into the mount pod."""
+        """Brings a changed key to the copy, and says so on the mount pod: when that changes, kubelet brings its volumes up to date
+        at once rather than within a minute or two. A Secret that is gone changes nothing: mounts go on with what they have."""
         provider_class = self._view.classes.store.get(workload.provider_class)
         if provider_class is None:
             return DONE
@@ -294,6 +329,9 @@ class ExternalVolumeController:
             return self._cannot(workload, found.problem)
         self._reporter.solved(workload.uuid)
         await self._apply_secret(workload, provider_class, original=found.secret, owner=existing)
+        digest = credentials_digest(found.secret)
+        if existing.metadata.annotations.get(CREDENTIALS_DIGEST) != digest:
+            await self._annotate(existing, CREDENTIALS_DIGEST, digest)
         return RequeueAfter(CREDENTIALS_CHECK)
 
     async def _apply_secret(
@@ -312,6 +350,22 @@ class ExternalVolumeController:
             SECRETS, workload.mount_pod, manifest, field_manager="dynvol-node", namespace=self._installation.namespace
         )
         self._copied[workload.uuid] = content, now
+
+
+def _class_is_gone(workload: Workload) -> Problem:
+    return Problem("ClassNotFound", f"StorageProviderClass {workload.provider_class} does not exist; create it")
+
+
+def _patience(existing: Pod) -> float | None:
+    """Seconds until a mount pod that kubelet restarts ever more slowly is to be replaced by one that starts at once; None if it is
+    no such one. Kubelet's pauses reach five minutes, and last though the cause has gone."""
+    if not backs_off(existing) or existing.metadata.deleting:
+        return None
+    return max(0.0, CRASH_PATIENCE - seconds_since(existing.metadata.creation_timestamp))
+
+
+def _within(patience: float | None, result: Result) -> Result:
+    return result if patience is None else RequeueAfter(patience)
 
 
 def _cordon_changed(change: Change[Node]) -> bool:

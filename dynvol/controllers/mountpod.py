@@ -23,6 +23,7 @@ from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
 from .desired import workloads
+from .leftovers import look
 from .matching import claim_decides, pod_decides
 from .remains import clear_remains, is_gone
 from .status import container_runs
@@ -34,6 +35,9 @@ SWEEP_INTERVAL: Final = 300.0
 """Seconds between looks for what events did not tell of."""
 IN_THE_WAY_RETRY: Final = 5.0
 """Seconds until directories that were still in use are tried again: kubelet unpublishes after the pod's containers have ended."""
+
+UPLOAD_CHECK: Final = 5.0
+"""Seconds between looks at the disk for whether a mount pod that has nothing else to do has uploaded all."""
 
 
 class MountPodController:
@@ -68,16 +72,17 @@ class MountPodController:
 
     async def _sweep_for_ever(self) -> None:
         while True:
-            for uuid in await self._view.mounts.roots():
+            for uuid in {*await self._view.mounts.roots(), *await self._view.mounts.caches()}:
                 self.controller.enqueue(uuid)
             await asyncio.sleep(SWEEP_INTERVAL)
 
     async def reconcile(self, uuid: str) -> Result:
         """Lets go of what one workload no longer needs.
 
-        1. A mount pod with nothing wanted, reported or mounted is deleted; its Secret copy goes with it.
-        2. With no mount pod, what a dead one left mounted is cleared; if pods still want it, whoever makes the successor does that.
-        3. Directories of pods that are gone are removed, the root with the last of them.
+        1. A mount pod with nothing wanted, reported, mounted or left to upload is deleted; its Secret copy goes with it.
+        2. With no mount pod, what a dead one left mounted is cleared; if pods still want it, or something is left to upload,
+        whoever makes the successor does that.
+        3. Directories of pods that are gone are removed, the root and the caches with the last of them.
         """
         async with self._view.turns.of(uuid):
             return await self._take_down(uuid)
@@ -86,18 +91,27 @@ class MountPodController:
         root = (await self._view.mounts.roots()).get(uuid)
         mount_pod = self._view.mount_pod(uuid)
         if mount_pod is not None:
-            if self._is_dispensable(uuid, mount_pod, root):
-                await self._let_go(mount_pod)
-            return await self._release(uuid, root) if root and self._view.pods_of(uuid) else DONE
-        if root is None:
+            uploading = False
+            if self._is_idle(uuid, mount_pod, root):
+                # It may have died with something that its next life is to upload, or was made for nothing but that.
+                uploading = await look(self._view, uuid) is not None
+                if not uploading:
+                    await self._let_go(mount_pod)
+            result = await self._release(uuid, root) if root and self._view.pods_of(uuid) else DONE
+            return RequeueAfter(UPLOAD_CHECK) if uploading else result
+        cache = (await self._view.mounts.caches()).get(uuid)
+        if root is None and cache is None:
             self._reasons.pop(uuid, None)
             return DONE
+        if cache is not None and await self._view.mounts.leftovers(cache):
+            return DONE
         needed = bool(self._view.attachments_of(uuid))
-        if not needed and not await clear_remains(self._view, root, mount_pod=mount_pod_name(uuid), client=self._client):
+        gone = mount_pod_name(uuid)
+        if root and not needed and not await clear_remains(self._view, root, mount_pod=gone, client=self._client):
             return RequeueAfter(IN_THE_WAY_RETRY)
-        return await self._release(uuid, root)
+        return await self._release(uuid, root, cache)
 
-    def _is_dispensable(self, uuid: str, mount_pod: Pod, root: PurePosixPath | None) -> bool:
+    def _is_idle(self, uuid: str, mount_pod: Pod, root: PurePosixPath | None) -> bool:
         if mount_pod.metadata.deleting or told(mount_pod) or self._view.attachments_of(uuid):
             return False
         mounted = self._view.mounts.below(root) if root else {}
@@ -113,19 +127,21 @@ class MountPodController:
                 PODS, meta.name, namespace=meta.namespace, uid=meta.uid, resource_version=meta.resource_version
             )
 
-    async def _release(self, uuid: str, root: PurePosixPath) -> Result:
+    async def _release(self, uuid: str, root: PurePosixPath | None, cache: PurePosixPath | None = None) -> Result:
         """Removes what belongs to pods that are gone. Kubelet may publish meanwhile: what it has published is in the way."""
         pods = self._view.pods_of(uuid)
         if not pods and uuid not in self._reasons:
             if not await is_gone(self._view, mount_pod_name(uuid), client=self._client):
                 return RequeueAfter(IN_THE_WAY_RETRY)
             await self._forget_secret(uuid)
-        in_the_way = await self._view.mounts.release(root, keep=frozenset(p.metadata.uid for p in pods))
+        in_the_way = await self._view.mounts.release(root, keep=frozenset(p.metadata.uid for p in pods)) if root else []
+        if cache and not pods:
+            in_the_way = [*in_the_way, *await self._view.mounts.release_cache(cache)]
         if not in_the_way:
             self._reasons.pop(uuid, None)
             return DONE
         if self._reasons.get(uuid) != in_the_way:
-            log.info("directories stay for now", root=str(root), in_the_way=in_the_way)
+            log.info("directories stay for now", workload=uuid, in_the_way=in_the_way)
             self._reasons[uuid] = in_the_way
         return RequeueAfter(IN_THE_WAY_RETRY)
 

@@ -22,7 +22,7 @@ from dynvol.mount.providers.contract import Provider
 Manifest = dict[str, Any]
 
 CREDENTIALS_DIGEST = f"{names.GROUP}/credentials-digest"
-"""On the Secret copy: changes when the original does."""
+"""On a mount pod and its Secret copy: changes when the original Secret does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,12 @@ def mount_pod(
     wanted: Sequence[WantedMount],
     installation: Installation,
     node: Node | None,
+    credentials: str,
 ) -> Manifest:
     """The mount pod of `workload`, already told what to mount.
 
     Its node owns it, as one owns its static pods: `kubectl drain` refuses a node with a pod that has no controller, and a node that
-    is removed takes it along. `node` is None while it is not known.
+    is removed takes it along. `node` is None while it is not known. `credentials` is the digest of the Secret that was copied.
     """
     return {
         "apiVersion": "v1",
@@ -56,7 +57,11 @@ def mount_pod(
             "name": workload.mount_pod,
             "namespace": installation.namespace,
             "labels": labels(workload),
-            "annotations": {names.WORKLOAD_ANNOTATION: workload.annotation, names.WANTED_ANNOTATION: encode(wanted)},
+            "annotations": {
+                names.WORKLOAD_ANNOTATION: workload.annotation,
+                names.WANTED_ANNOTATION: encode(wanted),
+                CREDENTIALS_DIGEST: credentials,
+            },
             **({"ownerReferences": [{**_owner_reference("Node", node.metadata), "controller": True}]} if node else {}),
         },
         "spec": {

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Final
 
-from dynvol.mount import fuse, paths, targets
+from dynvol.mount import caches, fuse, paths, targets
+from dynvol.mount.caches import Leftover
 from dynvol.mount.executor import MountExecutor
 from dynvol.mount.mountinfo import MountTable
 from dynvol.mount.paths import Removal
@@ -32,6 +33,7 @@ class KernelMounts:
 
     def __init__(self, state_dir: str, *, watcher: MountWatcher, executor: MountExecutor) -> None:
         self._base: Final = PurePosixPath(paths.canonical(state_dir), "xvols")
+        self._caches: Final = PurePosixPath(paths.canonical(state_dir), "cache")
         self._watcher = watcher
         self._executor = executor
         self._handlers: list[Handler] = []
@@ -90,7 +92,19 @@ class KernelMounts:
     async def roots(self) -> dict[str, PurePosixPath]:
         return await asyncio.to_thread(_roots_on_disk, self._base)
 
+    async def caches(self) -> dict[str, PurePosixPath]:
+        return await asyncio.to_thread(_roots_on_disk, self._caches)
+
+    async def leftovers(self, cache: PurePosixPath) -> tuple[Leftover, ...]:
+        return tuple(await asyncio.to_thread(caches.leftovers, str(cache)))
+
     # --- Deeds
+
+    async def make_root(self, root: PurePosixPath) -> None:
+        await self._executor.run(targets.lane(root), targets.make_root, str(root))
+
+    async def release_cache(self, cache: PurePosixPath) -> list[str]:
+        return await self._executor.run(f"cache {cache}", caches.release, str(cache))
 
     async def clear_dead(self, root: PurePosixPath) -> None:
         clearing = await self._executor.run(targets.lane(root), fuse.clear_dead, str(root))

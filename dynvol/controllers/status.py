@@ -17,7 +17,7 @@ from dynvol.api import names
 from dynvol.api.claim import ClaimStatus, DynamicVolumeClaim, PodMount
 from dynvol.api.core import Pod
 from dynvol.api.meta import Condition, with_transition_times
-from dynvol.api.mounts import MountReport, Phase, WantedMount
+from dynvol.api.mounts import UNFLUSHED, MountReport, Phase, WantedMount
 from dynvol.api.providerclass import ClassStatus, StorageProviderClass
 from dynvol.mount import providers
 from dynvol.mount.providers import pins
@@ -62,7 +62,7 @@ def standing(wanted: WantedMount, serving: Serving, *, waits: bool, in_table: Ca
     current = report if report and (report.claim_uid, report.spec_hash) == (wanted.claim_uid, wanted.spec_hash) else None
     running = serving.pod is not None and container_runs(serving.pod)
     if current and current.phase == Phase.MOUNTED and running and in_table(wanted):
-        return Standing(Phase.MOUNTED)
+        return Standing(Phase.MOUNTED, current.reason, current.message)
     if serving.problem is not None:
         return Standing(Phase.FAILED, serving.problem.reason, serving.problem.message)
     if (trouble := mount_pod_trouble(serving)) is not None:
@@ -104,6 +104,11 @@ def _container_trouble(pod: Pod) -> Standing | None:
     return None
 
 
+def backs_off(pod: Pod) -> bool:
+    """Whether kubelet waits before it starts a container again that ended several times."""
+    return any(s.state.waiting is not None and s.state.waiting.reason == "CrashLoopBackOff" for s in pod.status.container_statuses)
+
+
 def container_runs(pod: Pod) -> bool:
     return any(status.state.running is not None for status in pod.status.container_statuses)
 
@@ -124,17 +129,17 @@ def pod_mount(attachment: Attachment, stands: Standing, *, mount_pod: str, had: 
         message=stands.message,
         observed_generation=attachment.claim.metadata.generation,
     )
-    return _stamped(entry, had=had, at=at)
+    return stamped(entry, had=had, at=at)
 
 
 def leftover(had: PodMount, report: MountReport | None, *, at: str) -> PodMount:
     """The entry of a pair that is no more, while its mount still is."""
     message = report.message if report and report.message else "no longer wanted; being flushed and unmounted"
     reason = report.reason if report else ""
-    return _stamped(msgspec.structs.replace(had, phase=Phase.UNMOUNTING.value, reason=reason, message=message), had=had, at=at)
+    return stamped(msgspec.structs.replace(had, phase=Phase.UNMOUNTING.value, reason=reason, message=message), had=had, at=at)
 
 
-def _stamped(entry: PodMount, *, had: PodMount | None, at: str) -> PodMount:
+def stamped(entry: PodMount, *, had: PodMount | None, at: str) -> PodMount:
     same = had is not None and had.phase == entry.phase and had.last_transition_time
     return msgspec.structs.replace(entry, last_transition_time=had.last_transition_time if had and same else at)
 
@@ -198,7 +203,9 @@ def _ready(
     """`waiting` are mounts that are on their way, but not in the ordinary one."""
     if claim.metadata.deleting:
         pods = ", ".join(e.pod for e in claim.status.pods[:_NAMED_IN_MESSAGES])
-        return ("Ready", "False", "Terminating", f"waiting until these pods have lost the mount: {pods}" if pods else "")
+        kept = [e for e in claim.status.pods if e.reason == UNFLUSHED]
+        why = f"; {_told(kept)}" if kept else ""
+        return ("Ready", "False", "Terminating", f"waiting until these pods have lost the mount: {pods}{why}" if pods else "")
     if not desired:
         return ("Ready", "False", "NoMatchingPods", "no pod with a dynamic volume of this provider matches the selector")
     if failed:

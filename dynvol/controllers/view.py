@@ -19,6 +19,7 @@ from dynvol.api.core import Node, Pod
 from dynvol.api.identity import Workload, mount_pod_name
 from dynvol.api.mounts import MalformedAnnotation, MountReport, WantedMount, decode_reports, decode_wanted
 from dynvol.api.providerclass import StorageProviderClass
+from dynvol.mount.caches import Leftover
 from dynvol.runtime.controller import Controller, Reconcile
 from dynvol.runtime.informer import Informer
 from dynvol.runtime.metrics import UNMEASURED, QueueMetrics, ReconcileMetrics
@@ -80,6 +81,14 @@ class NodeMounts(Protocol):
         """The mount pods' roots that exist on disk: uuid → path."""
         ...
 
+    async def caches(self) -> dict[str, PurePosixPath]:
+        """The mount pods' cache directories that exist on disk: uuid → path. The last part but one is the class."""
+        ...
+
+    async def leftovers(self, cache: PurePosixPath) -> tuple[Leftover, ...]:
+        """What waits in a mount pod's caches for its way into the storage."""
+        ...
+
     def is_root(self, path: PurePosixPath) -> bool:
         """Whether `path` is a mount pod's root that has been published: a shared mount of its own."""
         ...
@@ -90,6 +99,14 @@ class NodeMounts(Protocol):
 
     async def clear_dead(self, root: PurePosixPath) -> None:
         """Unmounts what a mount pod that is gone left below `root`. Only for when its clients are dead."""
+        ...
+
+    async def make_root(self, root: PurePosixPath) -> None:
+        """Makes a mount pod's root as a publish would, where no pod is there to be published."""
+        ...
+
+    async def release_cache(self, cache: PurePosixPath) -> list[str]:
+        """Removes a mount pod's caches that hold nothing, and its directory with the last of them. Returns what stays, in words."""
         ...
 
     async def release(self, root: PurePosixPath, *, keep: frozenset[str]) -> list[str]:

@@ -132,6 +132,13 @@ def publish(target: str, *, workload_dir: str, root: str) -> None:
     check_published(mountinfo.read(), placement)
 
 
+def make_root(root: str) -> None:
+    """The first step of `publish` alone, for a mount pod that serves no pod any more. Idempotent."""
+    place = paths.canonical(root)
+    for step in _plan_own(mountinfo.read(), place, MakeDirectory(place, _ROOT_MODE, parents=True)):
+        apply(step)
+
+
 def unpublish(target: str) -> None:
     """Take the view at `target` away, with all that propagated below it, and the directory. Idempotent.
 

@@ -12,15 +12,18 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+import msgspec
+
 from dynvol.api import names
 from dynvol.api.core import Pod
 from dynvol.api.meta import ObjectMeta, Projection
-from dynvol.api.mounts import MountReport, Phase, WantedMount, encode
+from dynvol.api.mounts import UNFLUSHED, MountReport, Phase, WantedMount, encode
 from dynvol.api.resources import PODS, Resource
 from dynvol.controllers.status import container_runs
 from dynvol.controllers.view import claim_uid_of, reported, told
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import AlreadyExists, Conflict, NotFound
+from dynvol.mount.caches import Leftover
 from dynvol.runtime.informer import Informer
 
 from .tasks import owning
@@ -40,6 +43,8 @@ class Table:
     """The pods' directories that kubelet shows to somebody."""
     living: set[PurePosixPath] = field(default_factory=set)
     """The roots in which a mount pod's clients live."""
+    left: dict[PurePosixPath, tuple[Leftover, ...]] = field(default_factory=dict)
+    """Cache directories, and what waits in them."""
     wrongs: list[str] = field(default_factory=list)
     handlers: list[Callable[[frozenset[tuple[PurePosixPath, str]]], None]] = field(default_factory=list)
 
@@ -66,7 +71,23 @@ class Table:
     def on_change(self, handler: Callable[[frozenset[tuple[PurePosixPath, str]]], None]) -> None:
         self.handlers.append(handler)
 
+    async def caches(self) -> dict[str, PurePosixPath]:
+        return {cache.name: cache for cache in self.left}
+
+    async def leftovers(self, cache: PurePosixPath) -> tuple[Leftover, ...]:
+        return self.left.get(cache, ())
+
     # --- What the controllers do
+
+    async def make_root(self, root: PurePosixPath) -> None:
+        self.directories.setdefault(root, set())
+        self._tell(root, "")
+
+    async def release_cache(self, cache: PurePosixPath) -> list[str]:
+        if self.left[cache]:
+            return [f"{cache} holds something"]
+        del self.left[cache]
+        return []
 
     async def clear_dead(self, root: PurePosixPath) -> None:
         if root in self.living:
@@ -77,10 +98,10 @@ class Table:
     async def release(self, root: PurePosixPath, *, keep: frozenset[str]) -> list[str]:
         pods = self.directories.get(root, set())
         stay = [str(root / pod) for pod in pods - keep if root / pod in self.published or self.below(root / pod)]
-        if not stay and pods - keep:
+        if not stay and (pods - keep or not keep):
             self.directories[root] = pods & keep
             if not keep:
-                del self.directories[root]
+                self.directories.pop(root, None)
             self._tell(root, "")
         return stay
 
@@ -131,6 +152,8 @@ class PlayedMountPods:
         """New mount pods are bound, and do not start."""
         self.deaf = False
         """Those that run do nothing at all."""
+        self.offline = False
+        """The storage is away: what waits on the disk goes on waiting."""
 
     def poke(self, _: object = None) -> None:
         self._wake.set()
@@ -170,6 +193,10 @@ class PlayedMountPods:
         _, provider_class, _, _ = pod.metadata.annotations[names.WORKLOAD_ANNOTATION].split("/")
         return _BASE / provider_class / pod.metadata.labels[names.MOUNT_POD_LABEL]
 
+    def cache(self, pod: Pod) -> PurePosixPath:
+        root = self.root(pod)
+        return PurePosixPath(STATE, "cache", root.parent.name, root.name)
+
     async def _bind(self, pod: Pod) -> None:
         binding = Resource("", "v1", f"pods/{pod.metadata.name}/binding", "Binding", True, _Binding)
         body = {"metadata": {"name": pod.metadata.name}, "target": {"apiVersion": "v1", "kind": "Node", "name": self._node}}
@@ -196,6 +223,8 @@ class PlayedMountPods:
         for path, mount in wanted.items():
             if self._table.source_at(path) is None:
                 self._table.mount(path, mount.source)
+        if self._table.left.get(self.cache(pod)) and not self.offline:
+            self._table.left[self.cache(pod)] = ()
         await self._report(pod, root, list(wanted.values()))
 
     async def _report(self, pod: Pod, root: PurePosixPath, wanted: Sequence[WantedMount]) -> None:
@@ -203,6 +232,11 @@ class PlayedMountPods:
         for path, source in self._table.below(root).items():
             if path not in {root / w.path for w in wanted}:
                 reports.append(_said(claim_uid_of(source), str(path.relative_to(root)), "", Phase.UNMOUNTING))
+        told_already = {w.key for w in wanted}
+        for left in self._table.left.get(self.cache(pod), ()):
+            if left.mount.key not in told_already:
+                said = _said(left.mount.claim_uid, left.mount.path, left.mount.spec_hash, Phase.UNMOUNTING)
+                reports.append(msgspec.structs.replace(said, reason=UNFLUSHED))
         if list(reported(pod)) != sorted(reports, key=lambda r: (r.path, r.claim_uid)):
             body = {"metadata": {"annotations": {names.REPORT_ANNOTATION: encode(reports)}}}
             await self._client.merge_patch(PODS, pod.metadata.name, body, namespace=pod.metadata.namespace)
