@@ -27,7 +27,6 @@ from dynvol.mount.watch import MountWatcher
 from dynvol.mounter import stage
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
-from dynvol.mounter.life import Timing, Tools
 from dynvol.mounter.limits import memory_limit
 from dynvol.mounter.process import Children
 from dynvol.mounter.stage import Stage
