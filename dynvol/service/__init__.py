@@ -6,6 +6,7 @@ itself: that is the engine's. It knows no Kubernetes.
     server       the gRPC service (protos/mounter.proto)
     mounts       what is wanted, and calls that wait for what becomes of it
     wishes       from a request to what is meant by it, or the reason why not (pure)
+    words        what is wrong with a mount, said to someone who has no cluster (pure)
     records      what is wanted, on disk, for the life after this one
     client       the caller's side
     errors       the error tree, and the one table from errors to codes

@@ -28,6 +28,7 @@ from dynvol.observe import logs
 from dynvol.rpc.errors import OperationPending, ShuttingDown
 from dynvol.rpc.operations import Operations
 
+from . import words
 from .errors import CODE_OF_REASON, MountFailed, NothingMounted, PathTaken, Withdrawn
 from .records import Records
 from .wishes import NO_CREDENTIALS
@@ -159,12 +160,10 @@ class Mounts:
             if mount.path in self._leaving or self._wanted.get(mount.path) != mount:
                 raise Withdrawn(f"/{mount.path} was unmounted meanwhile")
             standing = self._standing(mount, self._reports().get(mount.claim_uid))
-            match standing.report.phase:
-                case Phase.MOUNTED:
-                    return standing
-                case Phase.FAILED | Phase.CONFLICT | Phase.MOUNTING if standing.report.reason in CODE_OF_REASON:
-                    # Some clients try a storage that is not there for minutes; by then it was asked, and has said why.
-                    raise MountFailed(standing.report.reason, standing.report.message)
+            if has_failed(standing.report):
+                raise MountFailed(standing.report.reason, standing.report.message)
+            if standing.report.phase is Phase.MOUNTED:
+                return standing
             version = await self._engine.newer_than(version)
 
     async def _gone(self, mount: WantedMount) -> None:
@@ -203,8 +202,8 @@ class Mounts:
             phase = Phase.UNMOUNTING if mount.path in self._leaving else Phase.PENDING
             return Standing(mount, decide.report(mount, phase))
         if report.phase is Phase.FAILED and _needs_a_caller(mount) and mount.credentials not in self._kept:
-            report = msgspec.structs.replace(report, reason="CredentialsLost", message=_LOST)
-        return Standing(mount, report)
+            return Standing(mount, msgspec.structs.replace(report, reason="CredentialsLost", message=_LOST))
+        return Standing(mount, msgspec.structs.replace(report, message=words.own(report.message)))
 
     # --- credentials that came with calls; all of it in a thread
 
@@ -229,6 +228,12 @@ class Mounts:
         for name in found - wanted:
             self._forget(name)
         return found & wanted
+
+
+def has_failed(report: MountReport) -> bool:
+    """Whether there is nothing to wait for. Some clients try a storage that is not there for minutes; meanwhile it is asked, and
+    says why."""
+    return report.phase in (Phase.FAILED, Phase.CONFLICT) or (report.phase is Phase.MOUNTING and report.reason in CODE_OF_REASON)
 
 
 def _needs_a_caller(mount: WantedMount) -> bool:

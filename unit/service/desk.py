@@ -60,7 +60,7 @@ class Desk:
         return {m.path: (m.phase, m.reason) for m in (await self.mounter.list()).mounts}
 
     async def until(self, wanted: dict[str, tuple[wire.Phase, str]]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             version = self.mounts.version
             while await self.all() != wanted:
                 version = await self.mounts.newer_than(version)
