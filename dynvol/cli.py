@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from dynvol import __version__
 from dynvol.api import names
 from dynvol.observe import logs
 
@@ -68,6 +69,7 @@ def _leave_no_core() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dynvol", description="Running pods gain and lose external storage.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"dynvol {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _node(commands.add_parser("node", help="the process of each node: CSI, controllers", allow_abbrev=False))
     _webhook(commands.add_parser("webhook", help="admission: injection and validation", allow_abbrev=False))

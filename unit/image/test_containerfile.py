@@ -9,7 +9,10 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+
+from dynvol.cli import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,10 +56,13 @@ def test_the_package_finds_the_files_that_its_metadata_names() -> None:
     assert {project["readme"], *project["license-files"]} <= copied()
 
 
-def test_the_version_is_everywhere_the_same() -> None:
+def test_the_version_is_everywhere_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     (image,) = yaml.safe_load((ROOT / "config/default/kustomization.yaml").read_text())["images"]
     assert {default("VERSION"), image["newTag"]} == {version}
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"dynvol {version}\n"
 
 
 def test_the_webhook_runs_as_the_user_that_the_image_has() -> None:
