@@ -33,11 +33,16 @@ class SecurityContext(Projection, frozen=True):
     fs_group: int | None = None
 
 
+class Resources(Projection, frozen=True):
+    limits: dict[str, str] = {}
+
+
 class Container(Projection, frozen=True):
     name: str = ""
     image: str = ""
     volume_mounts: tuple[VolumeMount, ...] = ()
     security_context: SecurityContext = SecurityContext()
+    resources: Resources = Resources()
 
 
 class PodSpec(Projection, frozen=True):

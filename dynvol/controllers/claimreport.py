@@ -25,16 +25,17 @@ from dynvol.api.mounts import UNFLUSHED, MountReport, Phase, WantedMount, overla
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, NODES, PODS
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import NotFound
+from dynvol.kube.errors import ApiError, NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
-from .desired import Attachment, EarlierMounts, fits, reaches, wanted_mount, workload
+from .desired import Attachment, EarlierMounts, reaches, wanted_mount, workload
 from .leftovers import Leftovers, look
 from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides
 from .namesakes import Superseded, expect_same
+from .room import Load, memory_limit
 from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, stamped, standing
 from .turns import Turns
 from .view import BY_CLAIM_UID, BY_CLASS, BY_UID, Instruments, NodeView, claim_uid_of, reported, told
@@ -43,6 +44,11 @@ RELEASED_AFTER: Final = 600.0
 """Seconds for which a deleted claim waits for data that cannot be uploaded."""
 LOOK_AGAIN: Final = 10.0
 """Seconds between looks at what has not been uploaded yet."""
+_TOO_MANY_PODS: Final = (
+    "the status of this claim cannot hold all the pods that it reaches (about 3000), and those that are not in it get no mount; "
+    "give each part of them a claim of its own, by narrower selectors"
+)
+"""etcd stores objects of up to 1.5 MiB, and answers with "request is too large" beyond."""
 _WARNINGS: Final = frozenset({Phase.FAILED.value, Phase.CONFLICT.value})
 
 
@@ -227,6 +233,10 @@ class ClaimReporter:
             )
         except NotFound as gone:
             raise Superseded(f"claim {meta.key} went") from gone
+        except ApiError as error:
+            if "too large" in error.message:
+                self._recorder.warning(ObjectReference.of(CLAIMS, meta), "TooManyPods", _TOO_MANY_PODS)
+            raise
         expect_same(meta, written.metadata)
         return written
 
@@ -263,15 +273,17 @@ class ClaimReporter:
         mount_pod = self._view.mount_pod(served.uuid)
         wanted = wanted_mount(attachment, provider_class)
         is_told = wanted in told(mount_pod)
-        if not is_told and not fits(wanted, told(mount_pod)):
-            return Standing(
-                Phase.FAILED, "TooManyMounts", "this pod's mount pod cannot be told of more mounts; use fewer claims for one pod"
-            )
+        if not is_told and (why := self._shortage(wanted, mount_pod, provider_class)):
+            return Standing(Phase.FAILED, "TooManyMounts", why)
         reports = {r.path: r for r in reported(mount_pod)}
         serving = Serving(served.mount_pod, mount_pod, reports, self._problems.get(served.uuid))
         waits = not is_told and EarlierMounts(reports.values()).in_the_way(wanted)
         root = served.root(self._view.state_dir)
         return standing(wanted, serving, waits=waits, in_table=lambda w: self._view.is_mounted(w, root=root))
+
+    def _shortage(self, wanted: WantedMount, mount_pod: Pod | None, provider_class: StorageProviderClass) -> str:
+        others = (mount for mount in told(mount_pod) if mount.key != wanted.key)
+        return Load.of(others, limit=memory_limit(mount_pod, provider_class)).shortage(wanted)
 
     def _occupied(self, claim_uid: str) -> dict[str, tuple[str, MountReport | None]]:
         """Where something of the claim is mounted on this node, is said to be, or may be at any moment since a mount pod has been

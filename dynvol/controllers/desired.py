@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim, age_order, digest
 from dynvol.api.core import Pod
 from dynvol.api.identity import Workload
-from dynvol.api.mounts import MountReport, Phase, WantedMount, encode
+from dynvol.api.mounts import MountReport, Phase, WantedMount
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.mount.providers import pins
+
+from .room import Load
 
 T = TypeVar("T")
 
@@ -238,18 +240,24 @@ def _runs_as_user(pod: Pod) -> int | None:
 
 
 def wanted_mounts(
-    mine: Iterable[Attachment], classes: Mapping[str, StorageProviderClass], reports: Iterable[MountReport]
+    mine: Iterable[Attachment],
+    classes: Mapping[str, StorageProviderClass],
+    reports: Iterable[MountReport],
+    *,
+    memory_limit: int | None = None,
 ) -> tuple[WantedMount, ...]:
-    """What one mount pod is told: everything that is attached, but for what must wait and what its annotation cannot carry."""
+    """What one mount pod is told: everything that is attached, but for what must wait and what it has no room for. The oldest
+    claims come first."""
     earlier = EarlierMounts(reports)
-    wanted = (wanted_mount(a, classes[a.volume.provider_class]) for a in mine if a.volume and a.volume.provider_class in classes)
+    load = Load(memory_limit)
     told: list[WantedMount] = []
-    room = _ROOM
-    for mount in wanted:
-        size = _size(mount)
-        if size <= room and not earlier.in_the_way(mount):
+    for attachment in sorted(mine, key=lambda a: (age_order(a.claim), a.pod.metadata.uid)):
+        if attachment.volume is None or attachment.volume.provider_class not in classes:
+            continue
+        mount = wanted_mount(attachment, classes[attachment.volume.provider_class])
+        if not load.shortage(mount) and not earlier.in_the_way(mount):
             told.append(mount)
-            room -= size
+            load.add(mount)
     return tuple(told)
 
 
@@ -267,22 +275,6 @@ class EarlierMounts:
         That one must be flushed and gone first: a mount over or below it would hide data that is on its way out.
         """
         return any(uid != wanted.claim_uid for uid in self._tree.overlapping(wanted.path))
-
-
-_ROOM: Final = names.ANNOTATION_LIMIT * 2 // 5
-"""Bytes of mounts that a mount pod is told of at most. The report that comes back is of like size, so each of the two annotations
-gets somewhat less than half of what the API allows."""
-
-
-def _size(mount: WantedMount) -> int:
-    """Bytes that it takes in an annotation, its comma included."""
-    return len(encode([mount]).encode())
-
-
-def fits(wanted: WantedMount, told: Iterable[WantedMount]) -> bool:
-    """Whether a mount pod that has been told `told` has been told of `wanted`, or can be told of it too."""
-    others = [t for t in told if t.key != wanted.key]
-    return sum(map(_size, others)) + _size(wanted) <= _ROOM
 
 
 def path_in_container(attachment: Attachment) -> str:

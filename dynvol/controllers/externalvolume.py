@@ -40,6 +40,7 @@ from .matching import claim_decides, class_decides, pod_decides
 from .mountpodspec import CREDENTIALS_DIGEST, Installation, credentials_digest, mount_pod, secret_copy
 from .namesakes import Superseded, is_of_namesake
 from .remains import clear_remains, is_gone
+from .room import memory_limit
 from .status import Problem, backs_off
 from .view import BY_CLASS, Instruments, NodeView, index_mount_pod, reported, told
 
@@ -162,7 +163,9 @@ class ExternalVolumeController:
         self._unseen.forget(uuid)
 
     def _wanted(self, workload: Workload, existing: Pod | None) -> tuple[WantedMount, ...]:
-        return wanted_mounts(self._view.attachments_of(workload.uuid), self._view.class_map(), reported(existing))
+        limit = memory_limit(existing, self._view.classes.store.get(workload.provider_class))
+        mine = self._view.attachments_of(workload.uuid)
+        return wanted_mounts(mine, self._view.class_map(), reported(existing), memory_limit=limit)
 
     def _is_to_make_way(self, existing: Pod, *, needed: bool) -> bool:
         """Whether a mount pod that is being deleted while its workload stays should leave at once, for a successor to follow. Not

@@ -9,7 +9,7 @@ from dynvol.api.claim import DynamicVolumeClaim
 from dynvol.api.core import Pod
 from dynvol.api.mounts import Phase
 from dynvol.api.resources import CLAIMS, CLASSES, PODS
-from dynvol.controllers import desired, externalvolume
+from dynvol.controllers import externalvolume, room
 from dynvol.controllers.view import told
 from dynvol.runtime.store import Change
 
@@ -191,7 +191,7 @@ async def test_pods_of_a_namespace_may_share_a_mount_pod(world: World) -> None:
 async def test_more_mounts_than_an_annotation_holds_are_refused_and_follow_when_there_is_room(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desired, "_ROOM", 800)
+    monkeypatch.setattr(room, "_WORDS", 800)
     async with world.process():
         await mounted(world)
         await world.add_claim("second")

@@ -88,7 +88,7 @@ class Wire:
         self._inner = inner
         self._told = told
         self.cut_at = cut_at
-        """The write, counted from 1, at which all ends, and `told` is."""
+        """The write, counted from 1, at which all ends. `told` is called then, and when a write is refused."""
         self.after = after
         """Whether that one takes effect, though its answer does not come."""
         self.writes: list[str] = []
@@ -117,6 +117,7 @@ class Wire:
         if method == "GET":
             return await self._inner.call(method, path, **options)
         if self.refused and self.refused in path:
+            self._told()
             raise from_status(Status(code=500, message="etcdserver: request is too large"), request=f"{method} {path}")
         if len(self.writes) != self.cut_at:
             return await self._inner.call(method, path, **options)

@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from dynvol.api import names
+from dynvol.api import names, quantities
 from dynvol.api.providerclass import ClassSpec
 from dynvol.mount import providers
 from dynvol.mount.providers import pins
 
-from . import quantities
 from .verdict import Verdict
 
 _KNOWN: Final = frozenset(

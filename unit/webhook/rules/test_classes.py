@@ -6,8 +6,8 @@ import pytest
 
 from dynvol.api import names
 from dynvol.api.providerclass import ClassSpec
+from dynvol.api.quantities import parse
 from dynvol.webhook.rules.classes import review_class
-from dynvol.webhook.rules.quantities import parse
 from dynvol.webhook.rules.verdict import Verdict
 
 GOOD = {
