@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -219,7 +220,10 @@ class Engine:
         it: programs see the one or the other and never neither. 2. What is on top goes. 3. If it is not there now (the kernel is
         older than 6.5, or nothing showed), it comes: within microseconds.
 
-        Should the client have died just now, there is nothing to bind: the directory below its mount is unbindable."""
+        Should the client have died just now, there is nothing to bind: the directory below its mount is unbindable.
+
+        After a node's reboot kubelet may start the mount pod before it has published the volume again. A mount below a directory
+        that is not published would show in no pod, and stand in the way of publishing it."""
         target = self._tools.stage.shown(action.path)
         # Powerless, whatever the client allows: what is in a bucket makes no one root.
         bind = functools.partial(
@@ -238,7 +242,10 @@ class Engine:
             if mount.device == device:
                 return
             _unmount(target, lazily=True)
-        paths.make_directory_below(*self._tools.stage.anchor(action.path))
+        anchor, below = self._tools.stage.anchor(action.path)
+        if self._tools.stage.for_pods and not _is_published(anchor):
+            raise FileNotFoundError(errno.ENOENT, "the volume is not published", anchor)
+        paths.make_directory_below(anchor, below)
         bind()
 
     async def _hide(self, action: Hide, session: Session | None) -> None:
@@ -304,6 +311,12 @@ def _misplaced(error: OSError | MountProblem) -> Finding:
     if isinstance(error, FileNotFoundError):
         return Finding("PodDirectoryMissing", "the pod's directory on the node is gone; the pod is going too, or is not ready yet")
     return Finding("MountpointInTheWay", f"the mount cannot be put in its place: {error}")
+
+
+def _is_published(directory: str) -> bool:
+    """Whether a pod's directory is the mount that kubelet's view of it receives from."""
+    mount = mountinfo.read().at(directory)
+    return mount is not None and mount.peer_group is not None
 
 
 def _hide(target: str, *, lazily: bool) -> None:

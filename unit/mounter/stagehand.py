@@ -12,7 +12,7 @@ import msgspec
 
 from dynvol.api import names
 from dynvol.api.mounts import MountReport, Phase, WantedMount
-from dynvol.mount import mountinfo
+from dynvol.mount import mountinfo, propagation
 from dynvol.mount.executor import MountExecutor
 from dynvol.mount.watch import MountWatcher
 from dynvol.mounter import stage
@@ -129,7 +129,15 @@ def prepare(playground: str, *, secret: dict[str, str] | None = None, for_pods: 
         os.makedirs(directory, exist_ok=True)
     for key, value in ({names.ACCESS_KEY: ACCESS_KEY, names.SECRET_KEY: SECRET_KEY} if secret is None else secret).items():
         Path(place.credentials, key).write_text(value)
+    if for_pods:
+        publish(place)
     return place
+
+
+def publish(place: Stage, pod: str = POD) -> None:
+    """Make a pod's directory what the node process makes of it: a mount with a peer group of its own."""
+    directory = f"{place.root}/{pod}"
+    propagation.attach_bind(directory, directory, propagation=propagation.OWN_PEER_GROUP)
 
 
 @contextlib.asynccontextmanager

@@ -30,7 +30,7 @@ MOST_CALLS = 400
 def node_side(playground: str) -> Stage:
     """A root that is shared with mount pods, and their cache on disk."""
     place = prepare(playground)
-    propagation.bind(place.root, place.root)
+    propagation.bind(place.root, place.root, recursive=True)
     propagation.make_shared(place.root)
     return place
 

@@ -14,14 +14,14 @@ import pytest
 
 from dynvol.api import names
 from dynvol.api.mounts import Phase
-from dynvol.mount import mountinfo, propagation
+from dynvol.mount import mountinfo, propagation, syscalls
 from dynvol.mounter import stage
 from dynvol.mounter.tools import Timing
 from unit.mount import fusedaemon
 from unit.mount.namespaces import Namespace, run_in_child
 
 from .authority import Authority
-from .stagehand import POD, QUICK, WATCHFUL, Hand, engine, in_thread, prepare, wanted
+from .stagehand import POD, QUICK, WATCHFUL, Hand, engine, in_thread, prepare, publish, wanted
 from .storage import ACCESS_KEY, SECRET_KEY, Storage, free_port, serving
 
 CLIENTS = ["s3fs", "rclone"]
@@ -44,7 +44,7 @@ def play(
             storage.make_bucket("bucket-a", hello="hello from a\n")
             place = prepare(playground, secret=secret, for_pods=for_pods)
             if shared:
-                propagation.bind(place.root, place.root)
+                propagation.bind(place.root, place.root, recursive=True)
                 propagation.make_shared(place.root)
             async with engine(place, timing=timing) as hand:
                 await story(hand, storage)
@@ -56,7 +56,7 @@ def container_of(hand: Hand) -> Namespace:
     """Where mounts below the root arrive, and none leave."""
 
     def receive_only() -> None:
-        propagation.make_slave(hand.stage.root)
+        propagation.make_slave(hand.stage.root, recursive=True)
 
     return Namespace.copy(prepare=receive_only)
 
@@ -66,6 +66,21 @@ def hold_open(path: Path, ready: Callable[[], None]) -> None:
         file.read(1)
         ready()
         signal.pause()
+
+
+@pytest.mark.root
+def test_nothing_shows_in_a_directory_that_is_not_published_and_all_does_once_it_is(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        syscalls.unmount(f"{hand.stage.root}/{POD}")
+        hand.engine.set_wanted([wanted(storage)])
+        (report,) = await hand.until(lambda found: [r.reason for r in found] == ["PodDirectoryMissing"])
+        assert report.phase is Phase.FAILED
+        assert not hand.shown().exists()
+        publish(hand.stage)
+        await hand.mounted(wanted(storage))
+        assert await in_thread((hand.shown() / "hello").read_text) == "hello from a\n"
+
+    play(playground, story)
 
 
 @pytest.mark.root
@@ -185,6 +200,7 @@ def test_several_pods_share_one_client(playground: str) -> None:
         first = wanted(storage)
         second = msgspec.structs.replace(first, pod_uid="other", path="other/data")
         os.mkdir(f"{hand.stage.root}/other")
+        publish(hand.stage, "other")
         await hand.mounted(first, second)
         assert len(hand.tools.children._running) == 1
         await hand.mounted(second)
@@ -414,6 +430,7 @@ def test_a_fault_that_nobody_foresaw_takes_no_other_mount_with_it(playground: st
 @pytest.mark.root
 def test_a_pod_whose_directory_is_gone_gets_nothing_and_leaves_nothing(playground: str) -> None:
     async def story(hand: Hand, storage: Storage) -> None:
+        syscalls.unmount(str(hand.shown().parent))
         hand.shown().parent.rmdir()
         found = await hand.failed(wanted(storage))
         assert found.reason == "PodDirectoryMissing"
@@ -511,7 +528,7 @@ def test_what_an_earlier_life_left_is_cleared_before_anything_else(playground: s
             for path, source in ((f"{POD}/data/x", "dynvol-old-1"), (f"{POD}/foreign", "someone-elses")):
                 fusedaemon.mount(f"{place.root}/{path}", source=source)
             async with engine(place) as hand:
-                assert [m.source for m in mountinfo.read().below(place.root)] == ["someone-elses"]
+                assert [m.source for m in mountinfo.read().below(place.root) if m.is_fuse] == ["someone-elses"]
                 await hand.mounted(wanted(storage))
 
     asyncio.run(scene())

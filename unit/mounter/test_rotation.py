@@ -33,7 +33,7 @@ def play(playground: str, story: Story) -> None:
             storage.up(OWN_KEY, OTHER_KEY)
             storage.make_bucket("bucket-a", hello="hello from a\n")
             place = prepare(playground)
-            propagation.bind(place.root, place.root)
+            propagation.bind(place.root, place.root, recursive=True)
             propagation.make_shared(place.root)
             async with engine(place, timing=msgspec.structs.replace(QUICK, retire=10)) as hand:
                 with watching(place.credentials, hand.engine.refresh_credentials):
