@@ -37,8 +37,8 @@ _LAST_REPORT: Final = 2.0
 """Seconds that the last report may take; the node process sees the mount table too."""
 _HANDOVER: Final = 15.0
 """Seconds for uploading what a successor would upload too: meanwhile nothing is mounted."""
-_PREDECESSOR: Final = 0.5
-"""Seconds between looks whether an earlier mounter has ended, which no event tells."""
+_LOOK_AGAIN: Final = 0.5
+"""Seconds between looks whether we may begin: that an earlier mounter has ended, no event tells."""
 _LAST_KILL: Final = 3.0
 """Seconds that clients may take to end once they were given up."""
 
@@ -64,8 +64,9 @@ async def serve(settings: Settings) -> None:
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
+    api = PodApi(settings.server, namespace=settings.namespace, name=settings.pod)
     with contextlib.ExitStack() as opened:
-        if not await _alone(settings.stage, opened, asked):
+        if not await _may_begin(settings.stage, api, opened, asked):
             return
         opened.enter_context(stage.opened(settings.stage))
         async with (
@@ -76,7 +77,7 @@ async def serve(settings: Settings) -> None:
             tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
             engine = Engine(tools, left=caches.recorded(settings.stage.cache))
             opened.enter_context(watching(settings.stage.credentials, engine.refresh_credentials))
-            feed = Feed(PodApi(settings.server, namespace=settings.namespace, name=settings.pod), engine)
+            feed = Feed(api, engine)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(engine.run(), name="engine")
                 talking = (
@@ -98,18 +99,28 @@ async def serve(settings: Settings) -> None:
     _log.info("left as asked")
 
 
-async def _alone(place: Stage, opened: contextlib.ExitStack, asked: asyncio.Event) -> bool:
-    """Waits until no other mounter works in these caches: a pod that was deleted by force may live on for a while beside its
-    successor. False if asked to leave meanwhile. What is mounted after that is nobody's."""
+async def _may_begin(place: Stage, api: PodApi, opened: contextlib.ExitStack, asked: asyncio.Event) -> bool:
+    """Waits until the API server knows our pod, and no other mounter works in these caches. False if asked to leave meanwhile.
+
+    A pod that was deleted by force may live on for a while beside its successor, or even be started by a kubelet that has not heard
+    of it yet, and be told to end before it listens. What it would find mounted is its successor's.
+    """
     os.makedirs(place.cache, mode=0o700, exist_ok=True)
+    said = ""
     while not asked.is_set():
         try:
+            await api.read()
             opened.enter_context(caches.holding(place.cache))
             return True
         except caches.Held:
-            _log.info("an earlier mounter still works in the caches; waiting for it to end", path=place.cache)
+            why = "an earlier mounter still works in the caches"
+        except (PodApiProblem, http.HttpProblem, OSError) as problem:
+            why = str(problem)
+        if why != said:
+            _log.info("waiting before anything is touched", why=why)
+            said = why
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PREDECESSOR):
+            async with asyncio.timeout(_LOOK_AGAIN):
                 await asked.wait()
     return False
 

@@ -32,6 +32,7 @@ class FakeApi:
         self.refuse_patches = 0
         self.knows_us = True
         """Otherwise every request is answered with 401. Watches that are open go on, as with a real server."""
+        self.denials = 0
         self.deleted = False
         self.expire_watches = 0
         self._changed = asyncio.Condition()
@@ -117,6 +118,7 @@ class FakeApi:
         self.tokens.append(headers.get("authorization", ""))
         query = parse_qs(urlsplit(target).query)
         if not self.knows_us:
+            await self._deny()
             _whole(writer, 401, {"kind": "Status", "code": 401, "message": "Unauthorized"})
         elif method == "PATCH":
             await self._patch(json.loads(body), writer)
@@ -126,6 +128,15 @@ class FakeApi:
             assert query["fieldSelector"] == [f"metadata.name={NAME}"]
             self.lists += 1
             _whole(writer, 200, {"metadata": {"resourceVersion": str(self.version)}, "items": [self._pod()]})
+
+    async def until_denied(self, times: int, *, within: float = 30.0) -> None:
+        async with asyncio.timeout(within), self._changed:
+            await self._changed.wait_for(lambda: self.denials >= times)
+
+    async def _deny(self) -> None:
+        async with self._changed:
+            self.denials += 1
+            self._changed.notify_all()
 
     async def _patch(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         self.patches.append(body)

@@ -129,6 +129,29 @@ def test_asked_to_leave_a_cluster_without_dynvol_it_does_not_wait_for_orders(pla
 
 
 @pytest.mark.root
+def test_started_for_a_pod_that_is_gone_it_touches_nothing(playground: str) -> None:
+    """As after a deletion by force: what is mounted is a successor's."""
+
+    async def story(scene: Scene) -> None:
+        with scene.mounter() as successor:
+            await scene.api.want(wanted(scene.storage))
+            await scene.api.until_reported("Mounted")
+            scene.api.knows_us = False
+            with scene.mounter() as forgotten:
+                await scene.api.until_denied(3)
+                assert await in_thread(scene.hello.read_text) == "hello from a\n"
+                forgotten.send_signal(signal.SIGTERM)
+                assert await ended(forgotten) == 0
+            assert await in_thread(scene.hello.read_text) == "hello from a\n"
+            scene.api.knows_us = True
+            successor.send_signal(signal.SIGTERM)
+            await scene.api.annotate(names.RELEASE_ANNOTATION, "so that it ends")
+            assert await ended(successor) == 0
+
+    play(playground, story)
+
+
+@pytest.mark.root
 def test_superseded_it_flushes_and_leaves_without_touching_what_shows(playground: str) -> None:
     async def story(scene: Scene) -> None:
         with scene.mounter() as process:
