@@ -56,6 +56,7 @@ class Metrics:
         self.csi: Final = _Csi(registry)
         self._leading = Gauge("leader_election_master_status", "Whether this process leads.", ["name"], registry=registry)
         self._lag = Gauge("dynvol_event_loop_lag_seconds", "How late the event loop came to its last tick.", registry=registry)
+        self._tasks = Gauge("dynvol_event_loop_tasks", "Tasks of the event loop at its last tick.", registry=registry)
         self._ready = Gauge("dynvol_ready", "Whether the last readiness probe was answered with yes.", registry=registry)
 
     def leading(self, name: str, *, yes: bool) -> None:
@@ -76,12 +77,14 @@ class Metrics:
         return generate_latest(self._registry)
 
     async def watch_loop(self) -> None:
-        """Keeps the event loop's lag up to date, for ever: a loop that lags is a loop that something blocks."""
+        """Keeps the event loop's figures up to date, for ever: a loop that lags is one that something blocks, and tasks that
+        become more and more are a leak."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + LOOP_LAG_PERIOD
             await asyncio.sleep(LOOP_LAG_PERIOD)
             self._lag.set(max(0.0, loop.time() - due))
+            self._tasks.set(len(asyncio.all_tasks()))
 
 
 class _Queues:
