@@ -61,6 +61,8 @@ class Settings:
     refresh: float
     heartbeat: float
     images: Mapping[str, str]
+    crash_backoff_cap: float = 300.0
+    disk: int = 0
 
     @property
     def server(self) -> str:
@@ -72,6 +74,9 @@ class LocalCluster:
 
     `kubectl` and `api` speak to it as its administrator. `kill` and `start` are for chaos: parts are "apiserver",
     "controllers", a node's name for the whole node, and "kubelet/<node>" for its kubelet alone.
+
+    With `disk`, in MiB, each node's /var/lib/dynamic is a file system of its own of that size, which can be full. It outlives the
+    node's end, as a disk does, and goes with the cluster.
     """
 
     def __init__(
@@ -81,15 +86,19 @@ class LocalCluster:
         nodes: int = 1,
         real_apiserver: bool = False,
         crash_backoff: float = 10.0,
+        crash_backoff_cap: float = 300.0,
         refresh: float = 5.0,
         heartbeat: float = 5.0,
         images: Mapping[str, str] = NO_IMAGES,
+        disk: int = 0,
     ) -> None:
         self.state = state.resolve()
         self._wanted_nodes = tuple(f"node-{number}" for number in range(1, nodes + 1))
         self._real = real_apiserver
         self._images = dict(images)
-        self._timing = {"crash_backoff": crash_backoff, "refresh": refresh, "heartbeat": heartbeat}
+        self._timing = {"refresh": refresh, "heartbeat": heartbeat}
+        self._timing |= {"crash_backoff": crash_backoff, "crash_backoff_cap": crash_backoff_cap}
+        self._disk = disk
 
     async def __aenter__(self) -> Self:
         try:
@@ -193,6 +202,7 @@ class LocalCluster:
             etcd_peer_port=etcd_peer_port if self._real else 0,
             nodes=self._wanted_nodes,
             images=self._images,
+            disk=self._disk,
             **self._timing,
         )
         (self.state / "cluster.json").write_text(json.dumps(asdict(settings), indent=1))
@@ -224,7 +234,7 @@ class LocalCluster:
 
         1. Nodes first, hard: the kernel ends every process in them and removes every mount.
         2. Then what else is on record: S3 servers, the controllers, the API server.
-        3. The cgroups, which outlive processes.
+        3. The cgroups, which outlive processes, and the nodes' disks.
         4. The folder, unless something is still mounted in there.
         """
         if not self.state.exists():
@@ -237,6 +247,9 @@ class LocalCluster:
             if process and process.pid != os.getpid():  # the guard does not end itself
                 await process.end()
         await asyncio.to_thread(cgroups.remove, self.cgroup)
+        for disk in (self.state / "nodes").glob(f"*/{machine.DISK}"):
+            if mounts.is_mounted(disk):
+                mounts.unmount(disk)
         if left := mounts.below(self.state):
             raise ClusterError(f"still mounted: {', '.join(map(str, left))}")
         if left := cgroups.left(self.cgroup):
@@ -309,6 +322,7 @@ class LocalCluster:
         directory = self.node_directory(node)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / machine.HOLD).unlink(missing_ok=True)
+        self._insert_disk(directory / machine.DISK)
         command = [sys.executable, "-m", "e2e.cluster.machine", "--directory", str(directory), "--name", node, "--"]
         process = spawn(
             [*command, *self._kubelet_command(node)],
@@ -317,6 +331,12 @@ class LocalCluster:
         )
         if not await process.gone(within=START_LIMIT) or not self._runs(node):
             raise ClusterError(f"{node} did not start:\n{self._last_words(node)}")
+
+    def _insert_disk(self, place: Path) -> None:
+        """In this namespace, so that it is there after a node's end; the node's first process takes it along into its own."""
+        if (size := self.settings.disk) and not mounts.is_mounted(place):
+            place.mkdir(exist_ok=True)
+            mounts.tmpfs(place, options=f"mode=0755,size={size}m,nr_inodes={size * 64}")
 
     def _kubelet_command(self, node: str) -> list[str]:
         settings = self.settings
@@ -335,6 +355,7 @@ class LocalCluster:
             *("--tls-key", str(serving.key)),
             *("--cgroup", f"{self.cgroup}/{node}"),
             *("--crash-backoff", str(settings.crash_backoff)),
+            *("--crash-backoff-cap", str(settings.crash_backoff_cap)),
             *("--refresh", str(settings.refresh)),
             *("--heartbeat", str(settings.heartbeat)),
             *(f"--image={name}={entrypoint}" for name, entrypoint in settings.images.items()),

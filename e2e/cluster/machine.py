@@ -30,7 +30,8 @@ RESTART_DELAY = 0.5  # seconds before a kubelet that died is started again
 HOLD = "kubelet.hold"  # while this file is there, the kubelet is not started
 
 # What a node has at fixed places, and where it really lies, below the node's directory.
-HOST_DIRECTORIES = {"kubelet": Path("/var/lib/kubelet"), "dynamic": Path("/var/lib/dynamic")}
+DISK = "dynamic"
+HOST_DIRECTORIES = {"kubelet": Path("/var/lib/kubelet"), DISK: Path("/var/lib/dynamic")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ import asyncio
 import http.client
 import shutil
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -40,11 +41,14 @@ class S3Server:
         kind: Kind = Kind.RCLONE,
         access_key: str = "local-access-key",
         secret_key: str = "local-secret-key",
+        more_keys: Mapping[str, str] = {},
         port: int = 0,
     ) -> None:
+        """`more_keys`: secret keys by access key, of others who may do the same (rclone only)."""
         self.kind = kind
         self.access_key = access_key
         self.secret_key = secret_key
+        self._keys = {**more_keys, access_key: secret_key}
         self.port = port or free_port()
         self._folder = folder
         self._record = folder.parent / "run" / f"s3-{folder.name}.json"
@@ -95,7 +99,8 @@ class S3Server:
         # Not 0s, with which it spins on the clock for ever once it has served something.
         return [
             *(_rclone(), "serve", "s3", str(self._folder)),
-            *("--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{self.access_key},{self.secret_key}"),
+            *("--addr", f"127.0.0.1:{self.port}"),
+            *(argument for pair in self._keys.items() for argument in ("--auth-key", ",".join(pair))),
             *("--config", "/dev/null", "--dir-cache-time", "1s", "--vfs-cache-mode", "off"),
         ]
 

@@ -26,7 +26,7 @@ def kill(program: str, *, pods: Collection[str], name: str, among: Iterable[int]
     A pod's processes are known by POD_NAME in their environment, or in that of a process above them: what a FUSE client inherits is
     little. Returns how many there were.
     """
-    chosen = [pid for pid in among if pid != os.getpid() and program in _command(pid) and _pod(pid) in pods]
+    chosen = [pid for pid in among if pid != os.getpid() and program in command(pid) and _pod(pid) in pods]
     for pid in chosen:
         os.kill(pid, signal.Signals[f"SIG{name}"])
     return len(chosen)
@@ -67,7 +67,7 @@ def findings(text: str, *, among: Iterable[int], folders: Iterable[str], root: s
     """
     needles = [text.encode(), base64.b64encode(text.encode())]
     return [
-        *(f"{what} of {_command(pid)[:100].strip() or pid}" for pid in among if pid != os.getpid() for what in _told(pid, needles)),
+        *(f"{what} of {command(pid)[:100].strip() or pid}" for pid in among if pid != os.getpid() for what in _told(pid, needles)),
         *(f"file {path}" for folder in folders for path in _files(f"{root}{folder}") if _holds(path, needles)),
     ]
 
@@ -142,7 +142,8 @@ def _parent(pid: int) -> int:
     return int(_text(pid, "stat").rpartition(")")[2].split()[1]) if _text(pid, "stat") else 0
 
 
-def _command(pid: int) -> str:
+def command(pid: int) -> str:
+    """Its arguments, joined by blanks; empty for one that has ended."""
     return _text(pid, "cmdline").replace("\0", " ")
 
 

@@ -38,6 +38,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image", action="append", default=[], metavar="NAME=ENTRYPOINT")
     parser.add_argument("--heartbeat", type=float, default=10.0)
     parser.add_argument("--crash-backoff", type=float, default=10.0, help="seconds; the first restart waits for none")
+    parser.add_argument("--crash-backoff-cap", type=float, default=300.0, help="seconds")
     parser.add_argument("--refresh", type=float, default=10.0, help="seconds between looks at secrets, config maps, tokens")
     return parser.parse_args(argv)
 
@@ -69,7 +70,10 @@ async def run(options: argparse.Namespace) -> None:
             host_ip=pool.node,
             allocatable=node.capacity(),
             services=service_variables(api.server),
-            timing=Timing(crash_backoff=options.crash_backoff, refresh=options.refresh),
+            timing=Timing(
+                crash_backoff=options.crash_backoff, crash_backoff_cap=options.crash_backoff_cap, refresh=options.refresh
+            ),
+            evictions=options.state / "evictions",
         )
         pods = Pods(host, pods_mirror)
         site = server.serving(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from e2e.cluster.api import ApiClient
 from e2e.cluster.kubelet import addresses, environment, podspec
@@ -34,6 +35,8 @@ class Host:
     host_ip: str
     allocatable: Mapping[str, str]
     services: Mapping[str, str]
+    evictions: Path
+    """A file here that is named like a pod's uid has the pod evicted, as when the node runs out of something."""
     timing: Timing = Timing()
 
     def pod_ip(self, uid: str) -> str:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 ORPHAN_GRACE = 2.0  # seconds for containers whose pod is gone from the API
 CONFIG_RETRY = 2.0  # seconds until a container that could not be configured is tried again
 REPORT_RETRY = 1.0
+EVICTION_GRACE = 1.0  # seconds
+EVICTED = "The node was low on resource: ephemeral-storage."
 
 _OVER = {"Succeeded", "Failed"}
 _AWAY = (OSError, TimeoutError, aiohttp.ClientError)
@@ -48,6 +50,7 @@ class Worker:
         self._cleaned = False
         self._initialized = False
         self._phase = "Pending"
+        self._evicted = False
         self._waiting: dict[str, tuple[str, str]] = {}
         self._written: Object | None = None
         self.pod = pod
@@ -101,6 +104,7 @@ class Worker:
         """
         assert self.pod is not None
         await self._containers.note_ends()
+        await self._evict_if_told()
         if self._is_over():
             return await self._rest()
         pause = await self._make_volumes()
@@ -130,6 +134,17 @@ class Worker:
             if not self._ending.is_set():
                 started |= await self._containers.start(name, attempt, volumes=self._paths)
         return started
+
+    async def _evict_if_told(self) -> None:
+        """What kubelet does under pressure: the containers end without much grace, the pod is Failed, and its object stays."""
+        order = self._host.evictions / self._uid
+        if self.pod is None or not order.exists():
+            return
+        await self._containers.stop_all(lambda: EVICTION_GRACE)
+        await self._containers.note_ends()
+        self._phase, self._evicted = "Failed", True
+        self._host.events.record(self.pod, "Evicted", EVICTED, kind="Warning")
+        order.unlink()
 
     def _is_over(self) -> bool:
         """Whether the pod has come to its end by itself, now or before this kubelet began."""
@@ -306,7 +321,8 @@ class Worker:
         for name, (reason, message) in self._waiting.items():
             seen[name] = replace(seen.get(name, status.ContainerView()), waiting=reason, message=message, ready=False)
         pod_ip = self._host.pod_ip(self._uid)
-        return status.PodView(self._phase, self._initialized, pod_ip, self._host.host_ip, seen)
+        reason, message = ("Evicted", EVICTED) if self._evicted else ("", "")
+        return status.PodView(self._phase, self._initialized, pod_ip, self._host.host_ip, seen, reason, message)
 
 
 def _informative(pod: Object) -> tuple[object, object]:
