@@ -1,0 +1,111 @@
+"""What programs were told is written, held against what is in the buckets. Pure, but for reading the writers' lines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from e2e.chaos.writer import body
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One of the writer's. `key` is of the object, `number` which writing of it."""
+
+    seconds: float
+    word: str
+    mount: str
+    key: str
+    number: str
+    size: int
+
+    @property
+    def content(self) -> bytes:
+        return body(f"{self.key}#{self.number}", self.size)
+
+
+@dataclass(slots=True)
+class _File:
+    closed: Line | None = None
+    maybe: list[Line] = field(default_factory=list)
+    """Written after it, or being written: each of these may be what is there instead."""
+
+
+class Ledger:
+    """Everything that all writers said, read as it grows. `files` has one ledger for each pod."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[Path, int] = {}
+        self._files: dict[str, _File] = {}
+        self.last_done: dict[tuple[str, str], float] = {}
+        """(pod, mount) → when a file was last closed there without an error, in seconds since boot."""
+        self.done = 0
+        self.failed: dict[str, int] = {}
+        self.wrong: list[str] = []
+
+    def catch_up(self) -> None:
+        """Take in what was written since the last call."""
+        for file in sorted(self._folder.iterdir()):
+            with file.open("rb") as lines:
+                lines.seek(self._read.get(file, 0))
+                data = lines.read()
+            whole = data.rfind(b"\n") + 1
+            self._read[file] = self._read.get(file, 0) + whole
+            for text in data[:whole].decode().splitlines():
+                self.take(file.name, parsed(text))
+
+    def take(self, pod: str, line: Line) -> None:
+        known = self._files.setdefault(line.key, _File())
+        match line.word.partition(":")[0]:
+            case "try":
+                known.maybe.append(line)
+            case "done":
+                known.closed = line
+                known.maybe = [each for each in known.maybe if each.seconds > line.seconds]
+                self.last_done[pod, line.mount] = line.seconds
+                self.done += 1
+            case "failed":
+                self.failed[line.word] = self.failed.get(line.word, 0) + 1
+            case "wrong":
+                self.wrong.append(f"{pod} read other bytes than it had written from {line.mount}/{line.key}")
+
+    def lost(self, digests: Mapping[str, str]) -> Sequence[str]:
+        """The files that were closed without an error and are not, byte for byte, in a bucket. `digests`: key → MD5 in hex."""
+        return [f"{key}: {problem}" for key, file in self._files.items() if (problem := _problem(file, digests.get(key)))]
+
+    def proven(self, digests: Mapping[str, str], *, before: float) -> Sequence[str]:
+        """Most of those closed before `before` that are in a bucket as they should be. They are forgotten, and their objects go:
+        listings must not grow without end. Some are kept to the end, for what is there can also vanish again."""
+        found = [key for key, file in self._files.items() if _is_settled(file, digests.get(key), before) and not _is_kept(file)]
+        for key in found:
+            del self._files[key]
+        return found
+
+
+def parsed(text: str) -> Line:
+    seconds, word, mount, name, size = text.split(" ")
+    key, _, number = name.partition("#")
+    return Line(float(seconds), word, mount, key, number, int(size))
+
+
+def _is_settled(file: _File, found: str | None, before: float) -> bool:
+    closed = file.closed
+    return closed is not None and closed.seconds < before and not file.maybe and not _problem(file, found)
+
+
+def _is_kept(file: _File) -> bool:
+    """One that is written again and again, and one of ten of the others."""
+    return file.closed is not None and (file.closed.key.endswith("-latest") or file.closed.number.endswith("0"))
+
+
+def _problem(file: _File, found: str | None) -> str:
+    if file.closed is None:
+        return ""
+    if found is None:
+        return f"closed at {file.closed.seconds} in {file.closed.mount}, and in no bucket"
+    if found in {hashlib.md5(line.content).hexdigest() for line in (file.closed, *file.maybe)}:
+        return ""
+    return f"closed at {file.closed.seconds} in {file.closed.mount}; the bucket holds something else"
