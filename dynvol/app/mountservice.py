@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import grp
 import os
 import pwd
@@ -29,6 +28,7 @@ from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
 from dynvol.mounter.limits import memory_limit
 from dynvol.mounter.process import Children
+from dynvol.mounter.secretwatch import watching
 from dynvol.mounter.stage import Stage
 from dynvol.mounter.tools import Timing, Tools
 from dynvol.observe import logs
@@ -67,7 +67,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     os.makedirs(settings.state, mode=0o700, exist_ok=True)
-    with _claimed(settings.stage.root), stage.opened(settings.stage):
+    with _alone(settings), stage.opened(settings.stage):
         _warn_if_private(settings.stage.root)
         async with (
             Children(adopting=os.getpid() == 1) as children,
@@ -79,33 +79,55 @@ async def serve(settings: Settings) -> None:
             engine = Engine(tools, left=caches.recorded(settings.stage.cache))
             mounts = Mounts(engine, settings.stage, records=Records(settings.state), executor=executor, operations=operations)
             await mounts.restore()
-            services = [MounterService(mounts)]
-            async with (
-                UnixServer(settings.socket, services, codes=CODES, access=settings.access, drain=_LAST_ANSWERS),
-                asyncio.TaskGroup() as tasks,
-            ):
-                _log.info("serving", socket=str(settings.socket), root=settings.stage.root)
-                tasks.create_task(engine.run(), name="engine")
-                await asked.wait()
-                _log.info("asked to leave; flushing and unmounting")
-                mounts.close()
-                await engine.close(within=settings.grace - _LAST_ANSWERS - _LAST_KILL)
+            with _watching(settings.stage.credentials, engine):
+                await _answer(settings, engine, mounts, until=asked)
     _log.info("left as asked")
 
 
+async def _answer(settings: Settings, engine: Engine, mounts: Mounts, *, until: asyncio.Event) -> None:
+    """Serve calls. The socket stays to the end: callers are told that the service is being stopped, rather than nothing."""
+    services = [MounterService(mounts)]
+    async with (
+        UnixServer(settings.socket, services, codes=CODES, access=settings.access, drain=_LAST_ANSWERS),
+        asyncio.TaskGroup() as tasks,
+    ):
+        _log.info("serving", socket=str(settings.socket), root=settings.stage.root)
+        tasks.create_task(engine.run(), name="engine")
+        await until.wait()
+        _log.info("asked to leave; flushing and unmounting")
+        mounts.close()
+        await engine.close(within=settings.grace - _LAST_ANSWERS - _LAST_KILL)
+
+
 @contextlib.contextmanager
-def _claimed(root: str) -> Iterator[None]:
-    """Hold the root against a second service, also one in another container: at its start it would take away all our mounts, as
-    those of an earlier life. The lock goes with the process."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RootInUse(f"another service has the root {root}") from error
+def _alone(settings: Settings) -> Iterator[None]:
+    """Hold the root and the state against a second service, also one in another container: at its start it would take away all our
+    mounts, as those of an earlier life. The locks go with the process."""
+    with contextlib.ExitStack() as stack:
+        for directory in (settings.stage.root, settings.state):
+            try:
+                stack.enter_context(caches.holding(directory))
+            except caches.Held as held:
+                raise RootInUse(f"another service works in {directory}") from held
         yield
-    finally:
-        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _watching(credentials: str, engine: Engine) -> Iterator[None]:
+    """Sets that come later are known too, but changes of those go unnoticed until a client starts."""
+    with contextlib.ExitStack() as stack:
+        for directory in _sets(credentials):
+            stack.enter_context(watching(directory, engine.refresh_credentials))
+        yield
+
+
+def _sets(credentials: str) -> list[str]:
+    """The default set's directory and those in it. Kubelet's own begin with two dots."""
+    try:
+        with os.scandir(credentials) as entries:
+            return [credentials, *(entry.path for entry in entries if entry.is_dir() and not entry.name.startswith(".."))]
+    except FileNotFoundError:
+        return []
 
 
 def _warn_if_private(root: str) -> None:

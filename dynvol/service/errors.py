@@ -8,7 +8,7 @@ ServiceProblem
 └── MountFailed      what the storage, its client or the kernel says; the code follows from the reason
 
 RecordsUnreadable    at start, never in a call
-RootInUse            likewise: another service has this root
+RootInUse            likewise: another service has this root, or this state
 """
 
 from __future__ import annotations

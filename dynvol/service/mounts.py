@@ -115,6 +115,7 @@ class Mounts:
             if secrets:
                 await self._executor.run("records", self._keep, mount.credentials, secrets)
                 self._kept.add(mount.credentials)
+                self._engine.refresh_credentials()
             known = mount.path in self._wanted
             if known:
                 self._engine.retry(mount.source)

@@ -277,6 +277,20 @@ def test_credentials_that_were_sent_are_in_memory_only_for_root_only_and_for_as_
 
 
 @pytest.mark.root
+def test_credentials_that_do_not_work_do_not_take_over_from_those_that_do(playground: str) -> None:
+    async def life(desk: Desk) -> None:
+        await desk.mount(desk.request(sent=KEYS))
+        wrong = {**KEYS, "secret-access-key": "wrong-secret-which-is-long"}
+        await desk.mount(desk.request(sent=wrong))
+        await desk.until({"/data": (Phase.MOUNTED, "CredentialsPending")})
+        assert await in_thread((desk.shown() / "hello").read_text) == "hello from a\n"
+        await desk.mount(desk.request(sent=KEYS))
+        await desk.until({"/data": (Phase.MOUNTED, "")})
+
+    play(playground, life)
+
+
+@pytest.mark.root
 def test_what_cannot_be_recorded_is_not_mounted(playground: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def life(desk: Desk) -> None:
         def full(descriptor: int) -> None:

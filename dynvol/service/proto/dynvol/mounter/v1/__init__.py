@@ -163,7 +163,7 @@ class MountRequest(betterproto2.Message):
     )
     """
     Secret values by key, as in a Kubernetes Secret: access-key-id, secret-access-key, session-token, ca.crt. Kept in memory only,
-    and never told to anyone. Asking again with others replaces them.
+    and never told to anyone. Asking again with others replaces them, under open files; until they work, the earlier ones do.
     """
 
     credentials_name: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
