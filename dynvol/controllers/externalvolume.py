@@ -22,7 +22,7 @@ from dynvol.api.identity import Workload
 from dynvol.api.meta import seconds_since
 from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
-from dynvol.api.resources import CLAIMS, CLASSES, PODS, SECRETS
+from dynvol.api.resources import CLAIMS, CLASSES, NAMESPACES, PODS, SECRETS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, TooManyRequests
 from dynvol.mount import providers
@@ -148,7 +148,7 @@ class ExternalVolumeController:
         wanted = self._wanted(workload, existing)
         if existing is None:
             return await self._provide(workload, wanted, left) if wanted or left else await self._need_not(workload)
-        if existing.finished or self._is_to_make_way(existing, needed=bool(wanted)):
+        if existing.finished or await self._is_to_make_way(existing, needed=bool(wanted)):
             await self._see_off(existing)
             return DONE
         if (patience := _patience(existing)) is not None and patience <= 0.0:
@@ -167,11 +167,18 @@ class ExternalVolumeController:
         mine = self._view.attachments_of(workload.uuid)
         return wanted_mounts(mine, self._view.class_map(), reported(existing), memory_limit=limit)
 
-    def _is_to_make_way(self, existing: Pod, *, needed: bool) -> bool:
+    async def _is_to_make_way(self, existing: Pod, *, needed: bool) -> bool:
         """Whether a mount pod that is being deleted while its workload stays should leave at once, for a successor to follow. Not
-        while the node is being drained: then it serves as long as its grace period allows."""
+        while the node is being drained, or dynvol removed: then it serves as long as its grace period allows."""
         meta = existing.metadata
-        return meta.deleting and (names.RELEASE_ANNOTATION in meta.annotations or (needed and not self._view.draining()))
+        if not meta.deleting or names.RELEASE_ANNOTATION in meta.annotations:
+            return meta.deleting
+        return needed and not self._view.draining() and await self._may_have_successors()
+
+    async def _may_have_successors(self) -> bool:
+        """Nothing can be made any more in a namespace that is going."""
+        namespace = await self._client.get(NAMESPACES, self._installation.namespace)
+        return not namespace.metadata.deleting
 
     async def _see_off(self, existing: Pod) -> None:
         meta = existing.metadata
@@ -264,7 +271,6 @@ class ExternalVolumeController:
         found = await self._credentials.of(provider_class)
         if found.secret is None:
             return self._cannot(workload, found.problem, left)
-        await self._apply_secret(workload, provider_class, original=found.secret, owner=None)
         manifest = mount_pod(
             workload,
             provider_class=provider_class,
@@ -274,6 +280,7 @@ class ExternalVolumeController:
             credentials=credentials_digest(found.secret),
         )
         try:
+            await self._apply_secret(workload, provider_class, original=found.secret, owner=None)
             created = await self._client.create(PODS, manifest, namespace=self._installation.namespace)
         except AlreadyExists:
             return RequeueAfter(CACHE_RETRY)

@@ -8,7 +8,7 @@ import pytest
 
 from dynvol.api import names
 from dynvol.api.core import Pod
-from dynvol.api.resources import NODES, PODS
+from dynvol.api.resources import NAMESPACES, NODES, PODS
 from dynvol.controllers import credentials
 
 from .world import World
@@ -58,6 +58,21 @@ async def test_a_mount_pod_that_is_deleted_by_hand_is_released_and_replaced(worl
         old = await present(world)
         await world.admin.delete(PODS, old.metadata.name, namespace=world.driver)
         await world.until(lambda: is_replaced(world, old))
+
+
+async def test_in_a_removal_a_mount_pod_serves_until_nothing_is_wanted(world: World) -> None:
+    async with world.process():
+        await mounted(world)
+        old = await present(world)
+        await world.admin.delete(NAMESPACES, world.driver)
+        await world.admin.delete(PODS, old.metadata.name, namespace=world.driver)
+        await world.add_claim("late")
+        await world.until(lambda: world.is_mounted(claim="late"))
+        assert names.RELEASE_ANNOTATION not in (await present(world)).metadata.annotations
+        for claim in ("data", "late"):
+            await world.delete_claim(claim)
+        await world.until(lambda: world.mount_pod() is None and not world.mine())
+        assert not world.table.mounts
 
 
 async def cordon(world: World, *, yes: bool) -> None:
