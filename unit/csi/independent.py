@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos"
-_MODULES = {"csi.v1": "csi", "pluginregistration": "pluginregistration"}
+_MODULES = {"csi.v1": "csi", "dynvol.mounter.v1": "mounter", "pluginregistration": "pluginregistration"}
 
 
 def make_stubs(directory: Path) -> Path:

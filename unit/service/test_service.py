@@ -19,6 +19,7 @@ from dynvol.mount import mountinfo
 from dynvol.service.client import connected
 from dynvol.service.proto.dynvol.mounter import v1 as wire
 from dynvol.service.proto.dynvol.mounter.v1 import Phase
+from unit.csi.independent import IndependentClient, make_stubs
 from unit.mounter.stagehand import in_thread
 from unit.mounter.storage import SECRET_KEY
 
@@ -192,6 +193,28 @@ def test_the_command_line_shows_the_present_state_then_changes(playground: str) 
         assert (first["present"]["path"], first["present"]["phase"], synced) == ("/data", "Mounted", {"synced": True})
         assert {change["present"]["phase"] for change in changes} <= {"Unmounting"}
         assert last == {"gone": "/data"}
+
+    play(playground, life)
+
+
+@pytest.mark.root
+def test_any_grpc_client_can_call_it(playground: str) -> None:
+    async def life(desk: Desk) -> None:
+        stubs = Path(playground, "stubs")
+        await in_thread(stubs.mkdir)
+        await asyncio.to_thread(make_stubs, stubs)
+        async with IndependentClient(Path(playground, "m.sock"), stubs=stubs) as client:
+            wish = {"path": "/data", "provider": "s3", "parameters": {"bucket": "bucket-a", "endpoint": desk.storage.url}}
+            mounted = await client.call("dynvol.mounter.v1.Mounter/Mount", wish, seconds=40)
+            assert (mounted.code, mounted.response["mount"]["phase"]) == ("OK", "PHASE_MOUNTED")
+            listed = await client.call("dynvol.mounter.v1.Mounter/List")
+            assert [mount["path"] for mount in listed.response["mounts"]] == ["/data"]
+            absent = await client.call("dynvol.mounter.v1.Mounter/Unmount", {"path": "/other"})
+            assert (absent.code, absent.details) == ("NOT_FOUND", "nothing is mounted at /other")
+            watching = asyncio.create_task(client.call("dynvol.mounter.v1.Mounter/Watch", seconds=40))
+            assert (await client.call("dynvol.mounter.v1.Mounter/Unmount", {"path": "/data"}, seconds=40)).code == "OK"
+            desk.mounts.close()
+            assert (await watching).code == "UNAVAILABLE"
 
     play(playground, life)
 
