@@ -97,6 +97,10 @@ def overlap(one: str, other: str) -> bool:
     return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
+_LONGEST_REASON = 128
+"""Of an event (core/v1 validation); conditions take more."""
+_LONGEST_MESSAGE = 1024
+
 _wanted = msgspec.json.Decoder(list[WantedMount])
 _reports = msgspec.json.Decoder(list[MountReport])
 
@@ -114,11 +118,18 @@ def decode_wanted(text: str) -> list[WantedMount]:
 
 
 def decode_reports(text: str) -> list[MountReport]:
-    """Raises `MalformedAnnotation`; an empty or missing annotation is an empty list."""
+    """Raises `MalformedAnnotation`; an empty or missing annotation is an empty list. Reasons and messages are cut to what a status
+    takes: a mount pod may have been taken over."""
     try:
-        return _reports.decode(text) if text else []
+        return [_bounded(report) for report in _reports.decode(text)] if text else []
     except (msgspec.MsgspecError, RecursionError) as error:
         raise MalformedAnnotation(f"mount report: {error}") from error
+
+
+def _bounded(report: MountReport) -> MountReport:
+    if len(report.reason) <= _LONGEST_REASON and len(report.message) <= _LONGEST_MESSAGE:
+        return report
+    return msgspec.structs.replace(report, reason=report.reason[:_LONGEST_REASON], message=report.message[:_LONGEST_MESSAGE])
 
 
 def encode(entries: Sequence[WantedMount] | Sequence[MountReport]) -> str:

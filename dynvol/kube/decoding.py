@@ -71,11 +71,12 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
     """Raises `msgspec.DecodeError`, and nothing else for anything that comes."""
     try:
-        return decoder.decode(body)
+        try:
+            return decoder.decode(body)
+        except RecursionError:
+            return decoder.decode(shallow(bytes(body)))
     except UnicodeDecodeError as error:
         raise msgspec.DecodeError(str(error)) from error
-    except RecursionError:
-        return decoder.decode(shallow(bytes(body)))
 
 
 def decode_object(body: bytes | msgspec.Raw, resource: Resource[T]) -> T:

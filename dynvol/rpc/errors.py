@@ -4,6 +4,7 @@ RpcProblem
 ├── OperationPending    retryable: another operation on the same thing is under way
 ├── ShuttingDown        retryable, from the process that comes next
 ├── MessageTooLarge     the caller's fault
+├── MessageMalformed    likewise
 └── SocketProblem       at start, never in a call
     ├── SocketInUse     another process listens on it
     └── SocketUnusable  the path is too long, or holds something that is not a socket
@@ -32,6 +33,9 @@ class ShuttingDown(RpcProblem): ...
 class MessageTooLarge(RpcProblem): ...
 
 
+class MessageMalformed(RpcProblem): ...
+
+
 class SocketProblem(RpcProblem): ...
 
 
@@ -45,6 +49,7 @@ OWN_CODES: Final[Mapping[type[BaseException], Status]] = {
     OperationPending: Status.ABORTED,
     ShuttingDown: Status.UNAVAILABLE,
     MessageTooLarge: Status.RESOURCE_EXHAUSTED,
+    MessageMalformed: Status.INVALID_ARGUMENT,
 }
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
