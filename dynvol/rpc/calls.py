@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from grpclib.const import Handler, Status
-from grpclib.encoding.base import CodecBase
 from grpclib.events import RecvMessage
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Stream
 from h2.exceptions import StreamClosedError
 
-from .errors import Codes, MessageMalformed, MessageTooLarge, ShuttingDown
+from .codec import StrictCodec
+from .errors import Codes, MessageTooLarge, ShuttingDown
 from .redaction import redacted
 
 _log: Final = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Calls:
             if self._refusing:
                 raise self._answer(method, ShuttingDown("dynvol is being stopped; call again"))
             _limit_messages(stream)
-            stream._codec = _Strict(stream._codec)
+            stream._codec = StrictCodec(stream._codec)
             try:
                 await handler(stream)
             except StreamTerminatedError:
@@ -161,24 +161,3 @@ def _limit_messages(stream: Stream[Any, Any]) -> None:
         return data
 
     raw.recv_data = recv_data  # type: ignore[method-assign]
-
-
-class _Strict(CodecBase):
-    """Bytes that are no message are the caller's mistake, whatever the library stumbles over."""
-
-    __content_subtype__ = "proto"
-
-    def __init__(self, codec: CodecBase) -> None:
-        self._codec = codec
-
-    def encode(self, message: Any, message_type: Any) -> bytes:
-        return self._codec.encode(message, message_type)
-
-    def decode(self, data: bytes, message_type: Any) -> Any:
-        try:
-            message = self._codec.decode(data, message_type)
-            # The library gives a number for a string if that is what came. It cannot write such a message again.
-            bytes(message)
-            return message
-        except Exception as error:
-            raise MessageMalformed(f"the request is no {message_type.__name__}: {type(error).__name__}") from error
