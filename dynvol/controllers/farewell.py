@@ -50,6 +50,8 @@ class Farewell:
             return
         log.info("dynvol is being removed: staying until nothing is held any more")
         self._began = asyncio.get_running_loop().time()
+        # An earlier removal may have ended halfway, and its end is not this one's.
+        self.over.clear()
         self.begun.set()
         try:
             async with asyncio.timeout(LONGEST):

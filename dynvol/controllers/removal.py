@@ -38,7 +38,7 @@ from dynvol.api.resources import (
 from dynvol.kube.client import KubeClient, Patch
 from dynvol.kube.errors import ApiError, Conflict, Invalid, NotFound
 from dynvol.observe import logs
-from dynvol.runtime.controller import Controller, RequeueAfter, Result
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.informer import Informer
 from dynvol.runtime.store import Change
 
@@ -146,6 +146,8 @@ class RemovalController:
     async def reconcile(self, _: str) -> Result:
         """1. While nobody removes anything, guard what will be needed then. 2. In a removal, wait for what is held. 3. When nothing
         is, or time is up, let go of everything and leave."""
+        if self._farewell.begun.is_set() and self._farewell.over.is_set():
+            return DONE
         found = await self._look()
         going = [f.obj for f in found if f.going]
         self._begun = bool(going) or self._farewell.begun.is_set()

@@ -103,6 +103,16 @@ async def test_the_leader_that_is_done_waits_for_nobody(world: World, monkeypatc
         told.over.set()
 
 
+async def test_a_removal_that_went_no_further_is_not_the_end_of_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farewell, "LOOK", 0.1)
+    await installed(world)
+    await remove_daemon_set(world)
+    told = process(world)
+    told.over.set()
+    async with staying(told):
+        await unguard(world)
+
+
 async def test_it_does_not_stay_for_longer_than_it_may(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(farewell, "LONGEST", 0.3)
     await installed(world)

@@ -235,6 +235,30 @@ async def test_a_namespace_takes_all_that_it_holds_along_but_waits_for_finalizer
     await space.cluster.kubectl("wait", f"namespace/{name}", "--for=delete", "--timeout=60s")
 
 
+async def test_a_namespace_keeps_everything_else_until_its_pods_are_gone(space: Space) -> None:
+    name = f"{space.name}-ordered"
+    await space.cluster.kubectl("create", "namespace", name)
+    config = path("v1", "configmaps", namespace=name)
+    pods = path("v1", "pods", namespace=name)
+    await space.api.create(config, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}})
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "own"}}
+    await space.api.create(path("v1", "serviceaccounts", namespace=name), account)
+    held = {"name": "held", "finalizers": ["test/hold"]}
+    spec = {"serviceAccountName": "own", "containers": [{"name": "c", "image": "i"}], "nodeName": "nowhere"}
+    await space.api.create(pods, {"apiVersion": "v1", "kind": "Pod", "metadata": held, "spec": spec})
+    await space.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+    async def told() -> bool:
+        found = await space.api.get(path("v1", "namespaces", name=name))
+        return any("pods has 1" in each["message"] for each in (found.get("status") or {}).get("conditions") or ())
+
+    await eventually(told)
+    kept = await space.api.get(f"{config}/kept")
+    assert "deletionTimestamp" not in kept["metadata"]
+    await space.api.patch(f"{pods}/held", {"metadata": {"finalizers": None}})
+    await space.cluster.kubectl("wait", f"namespace/{name}", "--for=delete", "--timeout=60s")
+
+
 async def test_each_namespace_has_a_service_account_and_the_clusters_ca(space: Space) -> None:
     found = await space.kubectl("get", "serviceaccount,configmap", "-o", "name")
     assert {"serviceaccount/default", "configmap/kube-root-ca.crt"} <= set(found.split())

@@ -126,8 +126,8 @@ async def test_who_shows_nothing_is_anonymous_and_who_shows_rubbish_is_refused(g
     assert (await with_token(ground, "rubbish", "/api/v1/pods")).status == 401
 
 
-async def request_token(client: Client, core: str, **spec: object) -> str:
-    answer = await client.post(f"{core}/serviceaccounts/default/token", {"spec": spec})
+async def request_token(client: Client, core: str, *, account: str = "default", **spec: object) -> str:
+    answer = await client.post(f"{core}/serviceaccounts/{account}/token", {"spec": spec})
     return str(answer.ok()["status"]["token"])
 
 
@@ -163,6 +163,17 @@ async def test_a_pods_token_names_the_pod_and_ends_with_it(client: Client, groun
     # A real server remembers a token for some seconds.
     if not reviewed["status"].get("authenticated"):
         assert (await with_token(ground, token, path, "POST", {})).status == 401
+
+
+async def test_a_token_outlives_the_deletion_of_its_account_while_a_finalizer_holds_that(
+    client: Client, ground: Ground, core: str
+) -> None:
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "held", "finalizers": ["test/hold"]}}
+    (await client.post(f"{core}/serviceaccounts", account)).ok()
+    token = await request_token(client, core, account="held")
+    (await client.delete(f"{core}/serviceaccounts/held")).ok()
+    path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+    (await with_token(ground, token, path, "POST", {})).ok()
 
 
 async def test_a_token_is_for_its_audience(client: Client, ground: Ground, core: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2e.cluster.apiserver import cel, fieldsets, jsonpath, protobuf
+from e2e.cluster.apiserver import cel, fieldsets, jsonpath, pki, protobuf
+from e2e.cluster.apiserver.authn import DELETED_LEEWAY, Tokens
 from e2e.cluster.apiserver.formats import accepted
 from e2e.cluster.apiserver.selectors import labels_match
 from e2e.cluster.apiserver.shape import UNKNOWN, Shape
@@ -222,3 +224,22 @@ async def test_a_subscription_begins_with_the_past_and_keeps_the_order(store: St
         store.remove(Key("/things", "n", "b"), expected=second.version)
         seen = [await changes.next(), await changes.next()]
     assert [(change.key.name, change.after is None) for change in seen if change] == [("b", False), ("b", True)]
+
+
+def test_a_token_ends_a_minute_after_its_account_was_deleted(tmp_path: Path) -> None:
+    """Whatever finalizer still holds the account. A real server does so too, for longer than a test can wait."""
+    store = Store(tmp_path / "db")
+    tokens = Tokens(store, signing_key=pki.ensure(tmp_path, server="https://127.0.0.1:1").signing_key)
+    account = store.put(Key("/serviceaccounts", "ns", "a"), {"kind": "ServiceAccount", "metadata": {"uid": "u"}}, expected=0)
+    token, _ = tokens.issue(account, audiences=(), lifetime=3600)
+    now = datetime.datetime.now(datetime.UTC)
+    for age, lives in ((DELETED_LEEWAY - 30, True), (DELETED_LEEWAY + 2, False)):
+        body = account.thaw()
+        body["metadata"]["deletionTimestamp"] = (now - datetime.timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        account = store.put(account.key, body, expected=account.version)
+        if lives:
+            assert tokens.user(token).name == "system:serviceaccount:ns:a"
+        else:
+            with pytest.raises(ApiError):
+                tokens.user(token)
+    store.close()
