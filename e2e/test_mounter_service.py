@@ -81,7 +81,9 @@ def test_one_pod_needs_nothing_else_in_its_cluster(world: World) -> None:
     bucket = world.bucket(readme="hello")
     pod: dict[str, Any] = yaml.safe_load(blocks(PAGE, "yaml")[0])
     node = world.kubectl.within("dynvol-system").get("daemonset", "dynvol-node")
-    pod["spec"]["initContainers"][0]["image"] = node["spec"]["template"]["spec"]["containers"][0]["image"]
+    assistant = pod["spec"]["initContainers"][0]
+    assistant["image"] = node["spec"]["template"]["spec"]["containers"][0]["image"]
+    assistant["env"] = [{"name": "POD_NAME", "value": "notebook"}]  # by which the suite finds its process
     world.kubectl.apply(pod)
     world.kubectl.wait("pod/notebook", condition="condition=Ready")
     mount, look, umount = (words(world, line, bucket) for line in lines(blocks(PAGE, "console")[3], prompt="$ kubectl "))
@@ -92,7 +94,9 @@ def test_one_pod_needs_nothing_else_in_its_cluster(world: World) -> None:
         "notebook", "cp", "/datasets/imagenet/readme", "/datasets/imagenet/copy", container="notebook"
     ).code
     assert world.store.read(bucket, "copy") == "hello"
-    world.kubectl(*umount)
+    assert world.ground.kill("mounter serve", pod="notebook") == 1
+    world.settles(lambda: world.kubectl.try_(*look).out == "copy\nreadme\n", what="the next assistant mounts it again")
+    world.settles(lambda: world.kubectl.try_(*umount).code == 0)
     assert "No such file or directory" in world.kubectl.try_(*look).said
     assert world.restarts("notebook") == 0
     world.kubectl(*mount)
