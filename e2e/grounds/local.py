@@ -28,22 +28,22 @@ class LocalGround:
 
     def kill(self, program: str, *, pod: str = "", signal: str = "KILL") -> int:
         pods = [pod] if pod else [p["metadata"]["name"] for p in self.kubectl.within("dynvol-system").list("pods")]
-        processes = [pid for machine in self._machines() for pid in onnode.below(machine)]
+        processes = [pid for machine in self.machines() for pid in onnode.below(machine)]
         return onnode.kill(program, pods=pods, name=signal, among=processes)
 
     def mounts(self, containing: str) -> list[str]:
-        return [point for pid in self._machines() for point in onnode.mounts(containing, process=pid)]
+        return [point for pid in self.machines() for point in onnode.mounts(containing, process=pid)]
 
     def state_files(self) -> list[str]:
-        return [path for pid in self._machines() for path in onnode.state_files(f"/proc/{pid}/root")]
+        return [path for pid in self.machines() for path in onnode.state_files(f"/proc/{pid}/root")]
 
     def findings(self, text: str) -> list[str]:
-        processes = [pid for machine in self._machines() for pid in onnode.below(machine)]
+        processes = [pid for machine in self.machines() for pid in onnode.below(machine)]
         # Seen from outside of the nodes, where nothing is mounted: what is there is on disk.
         return onnode.findings(text, among=processes, folders=[str(self.cluster.state / "nodes"), str(self.cluster.state / "run")])
 
     def run_in(self, pod_uid: str, *command: str) -> str:
-        (process, *_) = [pid for machine in self._machines() for pid in onnode.below(machine) if _of_pod(pid, pod_uid)]
+        (process, *_) = [pid for machine in self.machines() for pid in onnode.below(machine) if _of_pod(pid, pod_uid)]
         entering = ["nsenter", f"--target={process}", "--mount", f"--root=/proc/{process}/root", *command]
         done = subprocess.run(entering, capture_output=True, text=True, timeout=20, check=False)
         return done.stdout + done.stderr
@@ -65,7 +65,7 @@ class LocalGround:
         finally:
             asyncio.run(self.cluster.start(APISERVER))
 
-    def _machines(self) -> list[int]:
+    def machines(self) -> list[int]:
         return [process.pid for name in self.cluster.nodes if (process := self.cluster.machine(name)) is not None]
 
 
