@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
 async def serve(settings: Settings) -> None:
     """Until asked to leave. Whatever goes wrong unexpectedly is raised: kubelet starts the container again."""
     loop = asyncio.get_running_loop()
+    began = loop.time()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
@@ -84,9 +85,11 @@ async def serve(settings: Settings) -> None:
                     tasks.create_task(feed.follow(), name="follow the pod"),
                     tasks.create_task(feed.report(), name="report"),
                 )
-                await _any(asked, feed.superseded)
-                end = loop.time() + settings.grace - _LAST_REPORT - _LAST_KILL
-                await _until_dispensable(engine, feed, within=settings.grace - settings.reserve)
+                await _any(asked, feed.superseded, feed.deleted)
+                # The signal that a doomed pod's mounter has missed came before it could hear any.
+                asked_at = began if feed.doomed else loop.time()
+                end = asked_at + settings.grace - _LAST_REPORT - _LAST_KILL
+                await _until_dispensable(engine, feed, within=asked_at + settings.grace - settings.reserve - loop.time())
                 # A successor waits, and uploads the rest.
                 followed = feed.superseded.is_set() or feed.released.is_set()
                 leave = engine.yield_ if feed.superseded.is_set() else engine.close

@@ -50,6 +50,11 @@ class Feed:
         """When the last reports were written."""
         self.told: Final = asyncio.Event()
         """Set once the first list of wanted mounts was seen."""
+        self.deleted: Final = asyncio.Event()
+        """Set when the pod is on its way out. Kubelet says so by SIGTERM, once; process 1 of a container that has just begun to
+        start is deaf to it."""
+        self.doomed = False
+        """It was so when the pod was first seen."""
         self.released: Final = asyncio.Event()
         self.superseded: Final = asyncio.Event()
 
@@ -140,6 +145,9 @@ class Feed:
         if not self._uid:
             self._uid = metadata.uid
             self._present = metadata.annotations.get(names.REPORT_ANNOTATION, "")
+        if metadata.deletion_timestamp is not None and not self.deleted.is_set():
+            self.doomed = not self.told.is_set()
+            self.deleted.set()
         if names.RELEASE_ANNOTATION in metadata.annotations:
             self.released.set()
         text = metadata.annotations.get(names.WANTED_ANNOTATION, "")

@@ -79,6 +79,7 @@ class Metadata(msgspec.Struct, frozen=True, rename="camel"):
     uid: str = ""
     resource_version: str = ""
     annotations: dict[str, str] = {}
+    deletion_timestamp: str | None = None
 
 
 class Pod(msgspec.Struct, frozen=True, rename="camel"):

@@ -34,6 +34,7 @@ class FakeApi:
         """Otherwise every request is answered with 401. Watches that are open go on, as with a real server."""
         self.denials = 0
         self.deleted = False
+        self.deletion_timestamp = ""
         self.expire_watches = 0
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -171,6 +172,8 @@ class FakeApi:
 
     def _pod(self) -> dict[str, Any]:
         metadata = {"name": NAME, "namespace": NAMESPACE, "uid": self.uid, "resourceVersion": str(self.version)}
+        if self.deletion_timestamp:
+            metadata["deletionTimestamp"] = self.deletion_timestamp
         return {"kind": "Pod", "metadata": {**metadata, "annotations": self.annotations}, "spec": {"containers": []}}
 
 

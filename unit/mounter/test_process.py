@@ -83,6 +83,19 @@ def test_asked_to_leave_it_serves_until_nothing_is_wanted(playground: str) -> No
 
 
 @pytest.mark.root
+def test_a_pod_that_was_deleted_while_its_mounter_was_starting_does_not_stay(playground: str) -> None:
+    """Its signal came when there was no one to hear it."""
+
+    async def story(scene: Scene) -> None:
+        scene.api.deletion_timestamp = "2026-01-01T00:00:00Z"
+        await scene.api.want()
+        with scene.mounter(grace=600) as process:
+            assert await ended(process) == 0
+
+    play(playground, story)
+
+
+@pytest.mark.root
 def test_asked_to_leave_and_released_it_flushes_and_leaves_at_once(playground: str) -> None:
     async def story(scene: Scene) -> None:
         with scene.mounter() as process:
