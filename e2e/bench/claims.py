@@ -134,7 +134,7 @@ def measure(bed: Bed, *, rounds: int, cold_rounds: int) -> list[Figure]:
     bed.sight.readable(bed.inside("stays"))
     came, went = zip(*(_come_and_go(bed, f"warm-{number}") for number in range(rounds)), strict=True)
     coming, going = Series("warm", came), Series("gone", went)
-    killed = _series("back", max(1, rounds // 2), lambda: _killed(bed))
+    killed = _series("back", max(1, rounds // 2), lambda: _killed(bed, bed.mounter, "stays"))
     bed.unclaim("stays")
     bed.until_gone("stays")
     cold = _series("cold", cold_rounds, lambda: _cold(bed))
@@ -169,12 +169,13 @@ def _come_and_go(bed: Bed, name: str) -> tuple[float, float]:
     return (came - asked) * 1000, (went - told) * 1000
 
 
-def _killed(bed: Bed) -> float:
+def _killed(bed: Bed, program: str, claim: str) -> float:
+    """Milliseconds from the end of a program in the mount pod until an object of the claim can be read again."""
     time.sleep(1)
     killed = time.perf_counter()
-    if not bed.ground.kill(bed.mounter, pod=bed.workload.mount_pod):
-        raise RuntimeError("there is no client to kill")
-    return (bed.sight.readable(bed.inside("stays")) - killed) * 1000
+    if not bed.ground.kill(program, pod=bed.workload.mount_pod):
+        raise RuntimeError(f"there is no {program} to kill")
+    return (bed.sight.back(bed.inside(claim)) - killed) * 1000
 
 
 def _cold(bed: Bed) -> float:
@@ -187,17 +188,14 @@ def _cold(bed: Bed) -> float:
 
 
 def _mount_pod_lost(bed: Bed) -> float:
-    """All its processes are killed; its first life is the one that is ended, since kubelet is in no hurry with those that follow."""
+    """All its processes are killed, in its first life: kubelet is in no hurry with those that follow."""
     bed.until_released()
     bed.claim("lost")
     bed.sight.readable(bed.inside("lost"))
-    began = time.perf_counter()
-    if not bed.ground.kill("mounter", pod=bed.workload.mount_pod):
-        raise RuntimeError("there is no mounter to kill")
-    back = bed.sight.readable(bed.inside("lost"))
+    took = _killed(bed, "mounter", "lost")
     bed.unclaim("lost")
     bed.until_gone("lost")
-    return (back - began) * 1000
+    return took
 
 
 def _client_alone(bed: Bed) -> float:

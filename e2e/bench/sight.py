@@ -44,6 +44,13 @@ class Sight:
             time.sleep(POLL)
         return time.perf_counter()
 
+    def back(self, path: str) -> float:
+        """The moment at which a file could be read again, which first must have failed: last answers may still come."""
+        deadline = time.monotonic() + LONGEST
+        while _reads(f"{self._process}/root{path}"):
+            _unless_late(deadline, path)
+        return self.readable(path)
+
     def gone(self, mountpoint: str) -> float:
         """The moment at which nothing was mounted there any more. Raises TimeoutError.
 
