@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,9 +73,11 @@ class Ledger:
             case "wrong":
                 self.wrong.append(f"{pod} read other bytes than it had written from {line.mount}/{line.key}")
 
-    def lost(self, digests: Mapping[str, str]) -> Sequence[str]:
-        """The files that were closed without an error and are not, byte for byte, in a bucket. `digests`: key → MD5 in hex."""
-        return [f"{key}: {problem}" for key, file in self._files.items() if (problem := _problem(file, digests.get(key)))]
+    def lost(self, digests: Mapping[str, str], *, before: float = math.inf) -> Sequence[str]:
+        """The files that were closed without an error before `before`, and are not, byte for byte, in a bucket. `digests`: key →
+        MD5 in hex."""
+        due = {key: file for key, file in self._files.items() if file.closed is not None and file.closed.seconds < before}
+        return [f"{key}: {problem}" for key, file in due.items() if (problem := _problem(file, digests.get(key)))]
 
     def proven(self, digests: Mapping[str, str], *, before: float) -> Sequence[str]:
         """Most of those closed before `before` that are in a bucket as they should be. They are forgotten, and their objects go:

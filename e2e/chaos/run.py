@@ -27,7 +27,7 @@ from e2e.chaos.schedule import Stroke
 from e2e.chaos.watch import Watch
 from e2e.chaos.world import World, world
 
-PATIENCE = 120.0
+PATIENCE = 180.0
 """Seconds of quiet after which what is still wrong is called wrong."""
 START = 180.0
 """Seconds until all is well at the beginning."""

@@ -33,6 +33,12 @@ def test_a_file_that_was_closed_must_be_there(ledger: Ledger) -> None:
     assert ledger.lost({"a": digest("a#1", 10)}) == []
 
 
+def test_a_file_that_was_closed_just_now_may_be_on_its_way(ledger: Ledger) -> None:
+    say(ledger, "1.0 try /m a#1 10", "1.1 done /m a#1 10")
+    assert ledger.lost({}, before=1.1) == []
+    assert len(ledger.lost({}, before=1.2)) == 1
+
+
 def test_a_file_that_holds_something_else_is_lost(ledger: Ledger) -> None:
     say(ledger, "1.0 try /m a#1 10", "1.1 done /m a#1 10")
     assert ledger.lost({"a": digest("a#1", 9)}) == ["a: closed at 1.1 in /m; the bucket holds something else"]
