@@ -622,3 +622,29 @@ def give_credentials(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / names.ACCESS_KEY).write_text(ACCESS_KEY)
     (folder / names.SECRET_KEY).write_text(SECRET_KEY)
+
+
+@pytest.mark.root
+def test_writes_fail_while_the_cache_has_no_room_and_work_again_when_it_has(playground: str) -> None:
+    def write(directory: Path) -> None:
+        (directory / os.urandom(4).hex()).write_bytes(bytes(100_000))
+
+    def fill(file: Path) -> None:
+        with pytest.raises(OSError), file.open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        syscalls.mount(hand.stage.cache, source="small", fstype="tmpfs", data="size=2m")
+        await hand.mounted(wanted(storage, mounter="rclone"))
+        filler = Path(hand.stage.cache, "filler")
+        await in_thread(lambda: fill(filler))
+        with pytest.raises(OSError):
+            await in_thread(lambda: write(hand.shown()))
+        await in_thread(filler.unlink)
+        await in_thread(lambda: write(hand.shown()))
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not found)
+        syscalls.unmount(hand.stage.cache)
+
+    play(playground, story)

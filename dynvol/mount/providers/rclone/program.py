@@ -111,6 +111,11 @@ def _defaults(memory_limit: int | None) -> dict[str, str]:
         "vfs-cache-mode": "writes",
         "dir-cache-time": "60s",
         "contimeout": "10s",
+        # Reads from a storage that fell silent fail within minutes. Until then not even SIGKILL ends a program that waits.
+        "timeout": "60s",
+        "low-level-retries": "4",
+        # Without a limit rclone (1.60) hangs for good once its disk was full: it makes room until less than nothing is used.
+        "vfs-cache-max-size": "10Gi",
         "use-server-modtime": "",
         "no-checksum": "",
         **({"buffer-size": "1Mi", "transfers": "2"} if small else {}),
