@@ -98,10 +98,8 @@ def test_a_second_service_is_turned_away_before_it_takes_anything_from_the_first
             f"{playground}/run-2",
         ]
         second = await asyncio.to_thread(subprocess.run, command, env={}, capture_output=True, text=True)
-        assert (second.returncode, second.stderr) == (
-            1,
-            f"dynvol mounter serve: another service works in {playground}/{shared}\n",
-        )
+        # Not by its status: as process 1 of the playground, the first service reaps whoever ends there.
+        assert second.stderr == f"dynvol mounter serve: another service works in {playground}/{shared}\n"
         assert await in_thread(Path(playground, "xvols/data/hello").read_text) == "hello from a\n"
 
     play(playground, story)
