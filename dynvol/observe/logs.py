@@ -115,7 +115,8 @@ def cover(text: str) -> str:
     """`text` with what is, or looks like, a secret in it covered."""
     for secret in _hidden:
         text = text.replace(secret, COVERED)
-    return _SECRET_TEXT.sub(_covering, text)
+    # A path that is not UTF-8 comes with lone surrogates, which no line of a log can hold.
+    return _SECRET_TEXT.sub(_covering, text).encode(errors="backslashreplace").decode()
 
 
 def _covering(match: re.Match[str]) -> str:

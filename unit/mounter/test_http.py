@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynvol.mount.providers.contract import Answer, Request, Silence
 from dynvol.mounter import ask, http
+from unit.examples import examples
 
 from .authority import Authority
 from .storage import free_port
@@ -101,6 +104,63 @@ async def test_a_connection_that_ends_early_is_no_answer(answer: bytes) -> None:
     async with listening(saying(answer)) as port:
         with pytest.raises(http.Unreachable):
             await fetch(port)
+
+
+def heard(data: bytes, pieces: list[int]) -> tuple[int, bytes]:
+    """What is understood of an answer that comes in pieces. Raises HttpProblem."""
+
+    async def story() -> tuple[int, bytes]:
+        reader = asyncio.StreamReader(limit=65536)
+        with http._broken_connections():
+            listening = asyncio.create_task(_whole(reader), name="listening")
+            rest = data
+            for size in pieces:
+                reader.feed_data(rest[:size])
+                rest = rest[size:]
+                await asyncio.sleep(0)
+            reader.feed_data(rest)
+            reader.feed_eof()
+            return await listening
+
+    return asyncio.run(story())
+
+
+async def _whole(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    with http._broken_connections():
+        exchange = http.Exchange(await http._head(reader), reader)
+    return exchange.head.status, await exchange.read()
+
+
+GOOD = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+]
+
+
+@examples(50)
+@given(st.sampled_from(GOOD), st.lists(st.integers(0, 20), max_size=10))
+def test_how_an_answer_is_cut_into_pieces_makes_no_difference(answer: bytes, pieces: list[int]) -> None:
+    assert heard(answer, pieces) == (200, b"hello")
+
+
+@examples(50)
+@given(st.sampled_from(GOOD), st.integers(0, 60))
+def test_an_answer_that_ends_early_is_none(answer: bytes, at: int) -> None:
+    if answer[at:]:
+        with pytest.raises(http.HttpProblem):
+            heard(answer[:at], [])
+
+
+@examples(200)
+@given(
+    st.sampled_from(GOOD),
+    st.integers(0, 70),
+    st.integers(0, 10),
+    st.binary(max_size=20) | st.text("0123456789-+_ef \r\n:;,", max_size=20).map(str.encode),
+)
+def test_no_answer_is_a_surprise(answer: bytes, at: int, cut: int, noise: bytes) -> None:
+    with contextlib.suppress(http.HttpProblem):
+        heard(answer[:at] + noise + answer[at + cut :], [])
 
 
 async def test_a_header_cannot_smuggle_in_another() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -73,6 +74,14 @@ def test_extra_of_plain_logging_becomes_fields(text: io.StringIO) -> None:
 def test_a_field_cannot_forge_a_second_event(text: io.StringIO) -> None:
     logs.get("x").info("told\nforged", message="a\n2026-01-01T00:00:00Z ERROR forged")
     assert len(text.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_a_path_that_is_no_text_can_be_logged(format: str) -> None:
+    stream = io.StringIO()
+    logs.configure(stream=stream, format=format)
+    logs.get("x").info("left in place", path=os.fsdecode(b"/a\xff"))
+    assert "udcff" in stream.getvalue()
 
 
 def test_a_traceback_follows_its_event(text: io.StringIO) -> None:

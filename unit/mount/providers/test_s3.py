@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynvol.mount import providers
-from dynvol.mount.providers.contract import Answer, Client, Credentials, Place, Request, Silence, Unusable
-from dynvol.mount.providers.s3 import S3, check
+from dynvol.mount.providers.contract import Answer, Client, Command, Credentials, Place, Request, Silence, Unusable
+from dynvol.mount.providers.s3 import MOUNTERS, S3, check
 from dynvol.mount.providers.s3.bucket import Bucket
+from unit.examples import examples
 
 MINIMAL = {"bucket": "my-bucket", "endpoint": "https://play.min.io", "pathStyle": "true"}
 KEYS = Credentials(access_key="AKID", secret_key="s3cr3t/with+chars=")
@@ -158,6 +159,43 @@ def test_no_accepted_option_escapes_its_place(name: str, value: str) -> None:
         extra = options(options=given).keys() - options().keys()
         assert extra <= {part.strip(" ").partition("=")[0] for part in given.split(",")}
         assert "\n" not in ",".join(options(options=given))
+
+
+crooked = st.text(max_size=12) | st.lists(
+    st.sampled_from(
+        ["a", "b", "-", "--", "-o", ",", "=", ":", "/", "..", " ", "\n", "\0", "\\", "'", '"', "%", "#", ";", "[", "]", "@", "$(x)"]
+    ),
+    max_size=8,
+).map("".join)
+
+
+def shape(command: Command) -> list[list[str]]:
+    """All of a command but its values: how many arguments, which options, which lines in which files."""
+    arguments = [_names(before, each) for before, each in zip(("", *command.argv), command.argv, strict=False)]
+    lines = [[line.partition("=")[0] for line in content.decode().split("\n")] for _, content in sorted(command.files.items())]
+    return [*arguments, *lines, sorted(command.environment)]
+
+
+def _names(before: str, argument: str) -> list[str]:
+    if before == "-o":
+        return [option.partition("=")[0] for option in argument.split(",")]
+    return [argument.partition("=")[0] if argument.startswith("-") else "a value"]
+
+
+PLAIN = {"bucket": "my-bucket", "prefix": "p", "endpoint": "https://host", "region": "r"}
+
+
+@examples(400)
+@given(mounter=st.sampled_from(MOUNTERS), field=st.sampled_from(sorted(PLAIN)), text=crooked, after=st.booleans())
+def test_no_accepted_text_becomes_an_option_or_a_line_of_its_own(mounter: str, field: str, text: str, after: bool) -> None:
+    given = {**PLAIN, "mounter": mounter, field: PLAIN[field] + text if after else text}
+    if not given[field].strip("/") or providers.validate("s3", given):
+        return
+    made, expected = (
+        S3().client({**each, "mounter": mounter}, read_only=False, credentials=KEYS).command(PLACE) for each in (given, PLAIN)
+    )
+    assert shape(made) == shape(expected)
+    assert not any("\0" in argument or "\n" in argument for argument in made.argv)
 
 
 # --- commands
