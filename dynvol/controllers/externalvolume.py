@@ -18,7 +18,7 @@ from typing import Final
 
 from dynvol.api import names
 from dynvol.api.core import Node, Pod, Secret
-from dynvol.api.identity import Workload
+from dynvol.api.identity import Workload, mount_pod_name
 from dynvol.api.meta import seconds_since
 from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
@@ -89,6 +89,9 @@ class ExternalVolumeController:
         self._credentials: Final = Credentials(client)
         self._unseen: Final = Expectations(view.mount_pods)
         """The mount pods that were made and are not in the cache yet, by workload."""
+        self._told: dict[str, tuple[str, str]] = {}
+        """Mount pod → the version of it that was last told something, and what: as long as the cache shows this version, it has
+        yet to show what we said."""
         self._copied: dict[str, tuple[tuple[str, str], float]] = {}
         """workload → digest of the original and owner of the Secret copy last written, and when; saves writes, no more."""
         self._without_copy: set[str] = set()
@@ -159,6 +162,7 @@ class ExternalVolumeController:
     def _forget(self, uuid: str) -> None:
         self._reporter.solved(uuid)
         self._copied.pop(uuid, None)
+        self._told.pop(mount_pod_name(uuid), None)
         self._without_copy.discard(uuid)
         self._unseen.forget(uuid)
 
@@ -312,10 +316,12 @@ class ExternalVolumeController:
         return announced.then(await self._refresh_credentials(workload, existing))
 
     async def _tell(self, existing: Pod, wanted: Sequence[WantedMount]) -> None:
-        text = encode(wanted)
-        if existing.metadata.annotations.get(names.WANTED_ANNOTATION, "") != text:
-            log.info("telling the mount pod", mount_pod=existing.metadata.name, mounts=len(wanted))
-            await self._annotate(existing, names.WANTED_ANNOTATION, text)
+        meta, text = existing.metadata, encode(wanted)
+        if meta.annotations.get(names.WANTED_ANNOTATION, "") == text or self._told.get(meta.name) == (meta.resource_version, text):
+            return
+        log.info("telling the mount pod", mount_pod=meta.name, mounts=len(wanted))
+        await self._annotate(existing, names.WANTED_ANNOTATION, text)
+        self._told[meta.name] = meta.resource_version, text
 
     async def _annotate(self, pod: Pod, key: str, value: str) -> None:
         """Sets one annotation of exactly this pod, not of a namesake that came after it."""

@@ -179,6 +179,18 @@ async def test_a_claim_deleted_while_its_mount_pod_is_gone_is_cleared_and_goes(
         await world.until(lambda: world.claim() is None and not world.table.mounts)
 
 
+async def test_a_mount_pod_is_told_of_a_change_once(world: World) -> None:
+    """Though its cache is slower to show that than the claim's is to bring the next event."""
+    async with world.process() as process:
+        await mounted(world)
+        for number in range(5):
+            writes = len(process.wire.writes)
+            await world.add_claim(f"other-{number}")
+            await world.until(lambda number=number: world.condition("Ready", f"other-{number}").status == "True")  # type: ignore[misc]
+            told = [write for write in process.wire.writes[writes:] if write.startswith("PATCH") and "/pods/dynvol-mount-" in write]
+            assert len(told) == 1
+
+
 async def test_nothing_is_written_and_no_secret_is_read_at_rest(world: World) -> None:
     async with world.process() as process:
         await mounted(world)
