@@ -81,6 +81,10 @@ class Ground(Protocol):
         """HTTP status and text of a port in the cluster, past the API server; 0 where nobody answers. Skips likewise."""
         ...
 
+    def reboot(self) -> None:
+        """All nodes lose all their processes and mounts at once, and come back with their disks. Skips likewise."""
+        ...
+
     def without_api(self) -> AbstractContextManager[None]:
         """The API server is dead inside the block, by SIGKILL, and back after it. Skips likewise."""
         ...

@@ -36,6 +36,7 @@ QUICK = Timing(
     linger=3,
     leave=2,
     flush_poll=0.05,
+    flush_poll_slow=0.5,
 )
 WATCHFUL = msgspec.structs.replace(QUICK, look=0.3, stuck=1, hopeless=1)
 
