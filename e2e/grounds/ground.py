@@ -18,6 +18,8 @@ class ObjectStore:
     key: str
     client: Any
     """A boto3 client."""
+    other: tuple[str, str] | None = None
+    """A second access key with its secret key that are taken as well, if there is one."""
 
     def make(self, bucket: str, **objects: str) -> str:
         """Makes a bucket with objects: `readme="text"` becomes the key `readme`. Returns the bucket's name."""
