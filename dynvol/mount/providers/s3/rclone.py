@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ..contract import Command, Finding, Place
+from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence
 from ..options import Check, integer, one_of, size, switch
+from ..owner import Owner
 from ..rclone import program
-from .kind import BucketClient, Kind
+from . import check
+from .bucket import Bucket
+from .kind import Kind
 
 _MIB: Final = 1 << 20
 
@@ -31,7 +34,18 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
 _CLAIM_OPTIONS: Final = program.CLAIM_OPTIONS | {"s3-storage-class"}
 
 
-class Rclone(BucketClient):
+class Rclone:
+    checks_storage: Final = False
+
+    def __init__(
+        self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
+    ) -> None:
+        self._bucket = bucket
+        self._credentials = credentials
+        self._owner = owner
+        self._read_only = read_only
+        self._options = options
+
     def command(self, place: Place) -> Command:
         small = place.memory_limit is not None and place.memory_limit < 256 * _MIB
         return program.mount(
@@ -43,6 +57,12 @@ class Rclone(BucketClient):
             options={**({"s3-upload-concurrency": "1"} if small else {}), **self._options},
             ca_file=self._credentials.ca_file,
         )
+
+    def check(self, place: Place, *, now: float) -> Request:
+        return check.request(self._bucket, self._credentials, now=now)
+
+    def judge(self, answer: Answer | Silence) -> Finding | None:
+        return check.judge(answer, self._bucket)
 
     def explain(self, output: str) -> Finding | None:
         return program.explain(output)

@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ..contract import Command, Credentials, Finding, Place, Unusable
+from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence, Unusable
 from ..options import Check, flag, integer, one_of
 from ..owner import Owner
+from . import check
 from .bucket import Bucket
-from .kind import BucketClient, Kind
+from .kind import Kind
 
 _MIB: Final = 1 << 20
 
@@ -65,15 +66,19 @@ _NO_TOKEN: Final = Finding(
 )
 
 
-class S3fs(BucketClient):
-    checks_storage = True
+class S3fs:
+    checks_storage: Final = True
 
     def __init__(
         self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
     ) -> None:
         if credentials.session_token:
             raise Unusable(_NO_TOKEN)
-        super().__init__(bucket, credentials, owner=owner, read_only=read_only, options=options)
+        self._bucket = bucket
+        self._credentials = credentials
+        self._owner = owner
+        self._read_only = read_only
+        self._options = options
 
     def command(self, place: Place) -> Command:
         options = {**self._defaults(place.memory_limit), **self._options, **self._fixed(place)}
@@ -84,6 +89,12 @@ class S3fs(BucketClient):
             environment=self._environment(place),
             files={"passwd": f"{self._credentials.access_key}:{self._credentials.secret_key}\n".encode()},
         )
+
+    def check(self, place: Place, *, now: float) -> Request:
+        return check.request(self._bucket, self._credentials, now=now)
+
+    def judge(self, answer: Answer | Silence) -> Finding | None:
+        return check.judge(answer, self._bucket)
 
     def explain(self, output: str) -> Finding | None:
         return explain(output, self._bucket)
