@@ -91,3 +91,42 @@ def test_changes_in_the_bucket_show_in_the_pod(world: World) -> None:
     world.ready("data")
     world.store.put(bucket, "later", "new")
     world.settles(lambda: world.sees(pod, "/data/later", "new"))
+
+
+_WATCH = """
+until [ -e "$1/readme" ]; do sleep 0.1; done
+exec 3< "$1/readme"
+while :; do
+    if [ "$(cat "$1/readme")" = hello ]; then echo read; else echo FAILED; fi
+    sleep 0.1
+done
+"""
+"""Holds a file open, and reads it all the time."""
+
+
+@pytest.mark.parametrize("mounter", CLIENTS)
+def test_a_changed_secret_is_in_use_under_programs_that_notice_nothing(world: World, mounter: str) -> None:
+    if world.store.other is None:
+        pytest.skip("the S3 server takes one key only")
+    world.kubectl.apply(
+        manifests.provider_class(
+            world.provider_class, secret="s3", secret_namespace=world.namespace, mounter=mounter, mount_memory_limit="256Mi"
+        )
+    )
+    (pod,) = world.deploy(spec=manifests.pod_spec(command=["sh", "-c", _WATCH, "sh", f"{ROOT}/data"]))
+    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+    world.ready("data")
+    before = device(world, pod)
+    access, key = world.store.other
+    world.kubectl.apply(manifests.secret("s3", namespace=world.namespace, access=access, key=key))
+    world.settles(lambda: device(world, pod) != before, what="a client with the new key serves", within=150)
+    # It goes on for a little: what would fail fails when the earlier client ends.
+    lines = world.kubectl("logs", pod).count("\n")
+    world.settles(lambda: world.kubectl("logs", pod).count("\n") > lines + 20)
+    assert "FAILED" not in world.kubectl("logs", pod)
+    assert world.restarts(pod) == 0
+
+
+def device(world: World, pod: str) -> str:
+    """Of the file system that shows: another client's is another one."""
+    return world.kubectl.exec(pod, "stat", "-c", "%d", f"{ROOT}/data").out.strip()

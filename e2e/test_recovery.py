@@ -141,12 +141,13 @@ def test_a_stopped_fuse_client_hangs_no_deletion(mounted: tuple[World, str]) -> 
 
 
 def test_a_node_can_be_drained_as_administrators_do(mounted: tuple[World, str]) -> None:
-    """`kubectl drain` refuses nodes with pods that nobody would make anew. Only asked: others may be at work on the node."""
+    """`kubectl drain` refuses nodes with pods that nobody would make anew, or whose data would go with them. Only asked: others may
+    be at work on the node."""
     world, pod = mounted
     (mount_pod,) = world.mount_pods()
     node = world.kubectl.get("pod", pod)["spec"]["nodeName"]
     selector = f"--pod-selector={manifests.GROUP}/mount-pod"
-    said = world.kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", selector, "--dry-run=client")
+    said = world.kubectl("drain", node, "--ignore-daemonsets", selector, "--dry-run=client")
     assert f"dynvol-system/{mount_pod}" in said
 
 

@@ -76,7 +76,8 @@ async def serve(settings: Settings) -> None:
             MountExecutor(threads=32, drain=2.0) as executor,
         ):
             tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
-            engine = Engine(tools, left=caches.recorded(settings.stage.cache))
+            engine = Engine(tools)
+            engine.adopt(caches.recorded(settings.stage.cache))
             opened.enter_context(watching(settings.stage.credentials, engine.refresh_credentials))
             feed = Feed(api, engine)
             async with asyncio.TaskGroup() as tasks:

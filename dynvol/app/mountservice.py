@@ -76,7 +76,8 @@ async def serve(settings: Settings) -> None:
             Operations(grace=_LAST_ANSWERS) as operations,
         ):
             tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
-            engine = Engine(tools, left=caches.recorded(settings.stage.cache))
+            engine = Engine(tools)
+            engine.adopt(caches.recorded(settings.stage.cache))
             mounts = Mounts(engine, settings.stage, records=Records(settings.state), executor=executor, operations=operations)
             await mounts.restore()
             with _watching(settings.stage.credentials, engine):

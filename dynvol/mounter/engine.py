@@ -39,11 +39,11 @@ _RETRY: Final = 1.0
 
 
 class Engine:
-    """An endless `run` in a TaskGroup of its own; `close` ends it. `left` is what earlier mounters left caches of."""
+    """An endless `run` in a TaskGroup of its own; `close` ends it."""
 
-    def __init__(self, tools: Tools, *, left: Sequence[WantedMount] = ()) -> None:
+    def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._left = {mount.source: mount for mount in left}
+        self._left: dict[str, WantedMount] = {}
         """Nothing is done about these before it is known what is wanted."""
         self._told = False
         self._wanted: list[WantedMount] = []
@@ -66,6 +66,10 @@ class Engine:
         """All mounts that there should be. Ignored once the engine closes."""
         if not self._closing:
             self._want(wanted)
+
+    def adopt(self, left: Sequence[WantedMount]) -> None:
+        """Before `run`: what earlier mounters left caches of. What is not wanted again is uploaded, and reported until it is."""
+        self._left = {mount.source: mount for mount in left}
 
     def _want(self, wanted: Sequence[WantedMount]) -> None:
         self._told = True

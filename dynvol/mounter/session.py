@@ -360,10 +360,19 @@ class Session:
             self._tell(State.ENDING)
 
     async def _wait_for_flush(self, life: Life) -> None:
-        """Until nothing is left to upload, the client is dead, or the mounter gives up. `_finding` says what is left."""
-        pause = self._tools.timing.flush_poll
+        """Until nothing is left to upload, the client is dead, or the mounter gives up. `_finding` says what is left.
+
+        Also when the storage is back after it was away: the client may wait for minutes before it tries again, and its next life
+        tries at once.
+        """
+        pause, away = self._tools.timing.flush_poll, False
         while count := await life.unflushed():
-            self._tell(State.ENDING, _unflushed(count))
+            slow = pause >= self._tools.timing.flush_poll_slow
+            cause = await life.diagnose() if slow else None
+            self._tell(State.ENDING, _unflushed(count, cause))
+            if away and slow and cause is None:
+                return
+            away = away or cause is not None
             await first(life.child.exited, self._give_up, timeout=pause)
             if not life.alive or self._give_up.done():
                 return

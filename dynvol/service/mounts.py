@@ -112,19 +112,19 @@ class Mounts:
         async with self._deciding:
             self._refuse_if_closed()
             self._refuse_if_taken(mount)
+            is_new = mount.path not in self._wanted
             if secrets:
                 await self._executor.run("records", self._keep, mount.credentials, secrets)
                 self._kept.add(mount.credentials)
                 self._engine.refresh_credentials()
-            known = mount.path in self._wanted
-            if known:
-                self._engine.retry(mount.source)
+            if is_new:
+                await self._add(mount)
             else:
-                await self._want({**self._wanted, mount.path: mount})
+                self._engine.retry(mount.source)
         try:
             return await self._mounted(mount)
         except MountFailed as problem:
-            if not known:
+            if is_new:
                 _log.info("withdrawn", path=mount.path, reason=problem.reason)
                 with contextlib.suppress(NothingMounted):
                     await self.unmount(mount.path)
@@ -145,6 +145,17 @@ class Mounts:
         finally:
             self._leaving.discard(path)
             self._tell_engine()
+        await self._forget_credentials(mount)
+
+    async def _add(self, mount: WantedMount) -> None:
+        try:
+            await self._want({**self._wanted, mount.path: mount})
+        except OSError:
+            await self._forget_credentials(mount)
+            raise
+
+    async def _forget_credentials(self, mount: WantedMount) -> None:
+        """Those that came with a call. In turn with other work on them: a mount that comes right after keeps its own."""
         if _needs_a_caller(mount):
             self._kept.discard(mount.credentials)
             await self._executor.run("records", self._forget, mount.credentials)

@@ -23,6 +23,8 @@ from typing import Any, Self
 import aiohttp
 import yaml
 
+from dynvol.kube.nesting import shallow
+
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
@@ -155,7 +157,7 @@ class ApiClient:
             async for chunk in response.content.iter_any():
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in filter(None, lines):
-                    event = json.loads(line)
+                    event = _parsed(line)
                     if event["type"] == "ERROR":
                         status = event["object"]
                         raise ApiError(status.get("code", 500), status.get("reason", ""), status.get("message", ""))
@@ -170,9 +172,18 @@ def _material(section: Object, field: str, *, beside: Path) -> bytes:
     return (beside.parent / named).read_bytes() if named else b""
 
 
+def _parsed(document: bytes) -> Object:
+    """What lies deeper than Python can go is nothing that anybody here reads."""
+    try:
+        parsed: Object = json.loads(document)
+    except RecursionError:
+        parsed = json.loads(shallow(document))
+    return parsed
+
+
 def _decoded(status: int, payload: bytes) -> Object:
     try:
-        body: Object = json.loads(payload) if payload else {}
+        body: Object = _parsed(payload) if payload else {}
     except ValueError:
         body = {"message": payload.decode(errors="replace")}
     if status >= 400:

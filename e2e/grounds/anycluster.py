@@ -52,6 +52,9 @@ class AnyCluster:
     def fetch(self, address: str) -> tuple[int, str]:
         pytest.skip("no way past the API server on a cluster that is only known by its kubeconfig")
 
+    def reboot(self) -> None:
+        pytest.skip("the suite does not reboot the nodes of a cluster that is not its own")
+
     def without_api(self) -> AbstractContextManager[None]:
         pytest.skip("the suite does not end the API server of a cluster that is not its own")
 

@@ -18,6 +18,8 @@ class ObjectStore:
     key: str
     client: Any
     """A boto3 client."""
+    other: tuple[str, str] | None = None
+    """A second access key with its secret key that are taken as well, if there is one."""
 
     def make(self, bucket: str, **objects: str) -> str:
         """Makes a bucket with objects: `readme="text"` becomes the key `readme`. Returns the bucket's name."""
@@ -79,6 +81,10 @@ class Ground(Protocol):
 
     def fetch(self, address: str) -> tuple[int, str]:
         """HTTP status and text of a port in the cluster, past the API server; 0 where nobody answers. Skips likewise."""
+        ...
+
+    def reboot(self) -> None:
+        """All nodes lose all their processes and mounts at once, and come back with their disks. Skips likewise."""
         ...
 
     def without_api(self) -> AbstractContextManager[None]:

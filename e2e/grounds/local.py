@@ -57,6 +57,10 @@ class LocalGround:
         except OSError as error:
             return 0, str(error)
 
+    def reboot(self) -> None:
+        for node in self.cluster.nodes:
+            asyncio.run(self.cluster.restart(node))
+
     @contextmanager
     def without_api(self) -> Iterator[None]:
         asyncio.run(self.cluster.kill(APISERVER))

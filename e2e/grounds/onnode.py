@@ -53,10 +53,13 @@ def mounts(containing: str, *, process: int | str = "self") -> list[str]:
 
 
 def state_files(root: str = "") -> list[str]:
-    """The directories of the mount pods and the workloads' own below them. Nothing that is mounted is entered."""
-    classes = _listed(Path(f"{root}{STATE_DIR}/xvols"))
-    roots = [path for name in classes for path in _listed(name)]
-    return [str(path) for path in (*roots, *(path for root_ in roots for path in _listed(root_)))]
+    """The directories of the mount pods, the workloads' own below them, and the caches. Nothing that is mounted is entered."""
+    roots, caches = (_mount_pods(Path(f"{root}{STATE_DIR}/{kind}")) for kind in ("xvols", "cache"))
+    return [str(path) for path in (*roots, *(path for root_ in roots for path in _listed(root_)), *caches)]
+
+
+def _mount_pods(directory: Path) -> list[Path]:
+    return [path for name in _listed(directory) for path in _listed(name)]
 
 
 def findings(text: str, *, among: Iterable[int], folders: Iterable[str], root: str = "") -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -19,6 +20,7 @@ from .installation import CONFIG, install, manifest
 from .local import LocalGround, local_cluster
 
 ACCESS, KEY = "suite-access-key", "suite-secret-key-which-is-long"
+OTHER = "other-access-key", "other-secret-key-which-is-long"
 
 
 @contextmanager
@@ -38,10 +40,10 @@ def local_ground(
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[ObjectStore]:
-    server = S3Server(folder, access_key=ACCESS, secret_key=KEY)
+    server = S3Server(folder, access_key=ACCESS, secret_key=KEY, more_keys={OTHER[0]: OTHER[1]})
     try:
         asyncio.run(server.start())
-        yield object_store(server.endpoint, access=ACCESS, key=KEY)
+        yield replace(object_store(server.endpoint, access=ACCESS, key=KEY), other=OTHER)
     finally:
         asyncio.run(server.stop())
 

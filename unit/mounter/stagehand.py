@@ -36,6 +36,7 @@ QUICK = Timing(
     linger=3,
     leave=2,
     flush_poll=0.05,
+    flush_poll_slow=0.5,
 )
 WATCHFUL = msgspec.structs.replace(QUICK, look=0.3, stuck=1, hopeless=1)
 
@@ -146,7 +147,8 @@ async def engine(place: Stage, *, timing: Timing = QUICK, left: Sequence[WantedM
     with stage.opened(place):
         async with Children() as children, MountWatcher() as watcher, MountExecutor(threads=32, drain=2.0) as executor:
             tools = Tools(place, children, watcher, executor, ask, timing=timing)
-            running = Engine(tools, left=left)
+            running = Engine(tools)
+            running.adopt(left)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(running.run(), name="engine")
                 yield Hand(running, place, tools)

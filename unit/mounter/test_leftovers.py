@@ -114,6 +114,32 @@ def test_a_claim_that_changed_meanwhile_is_mounted_after_its_data_has_arrived(pl
     asyncio.run(scene())
 
 
+def test_a_client_that_serves_tries_again_when_an_upload_failed(playground: str) -> None:
+    """rclone does not, if it is told to upload at once."""
+
+    async def scene() -> None:
+        with serving(Path(playground, "s3")) as storage:
+            bucket = storage.make_bucket("bucket-a")
+            async with engine(prepare(playground)) as hand:
+                await hand.mounted(wanted(storage, mounter="rclone"))
+                await in_thread(lambda: os.listdir(hand.shown()))
+                storage.down()
+                bucket.rmdir()
+                storage.up()
+                await in_thread(lambda: (hand.shown() / "precious").write_text("data"))
+                await hand.until_true(lambda: "failed to upload" in client_says(hand))
+                bucket.mkdir()
+                await hand.until_true((bucket / "precious").exists, within=30)
+                assert (bucket / "precious").read_text() == "data"
+
+    asyncio.run(scene())
+
+
+def client_says(hand: Hand) -> str:
+    (child,) = hand.tools.children._running.values()
+    return child.output
+
+
 def test_a_cache_in_which_nothing_waits_is_removed_without_a_client(playground: str) -> None:
     async def scene() -> None:
         with serving(Path(playground, "s3")) as storage:

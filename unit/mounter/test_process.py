@@ -183,6 +183,26 @@ def test_superseded_it_flushes_and_leaves_without_touching_what_shows(playground
 
 
 @pytest.mark.root
+def test_beside_an_earlier_mounter_it_waits_until_that_has_ended(playground: str) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.api.want(wanted(scene.storage))
+        with scene.mounter() as earlier:
+            await scene.api.until_reported("Mounted")
+            shown = mountinfo.read().at(str(scene.hello.parent))
+            with scene.mounter() as later:
+                await asyncio.sleep(1.5)  # Long enough for it to have done harm.
+                assert mountinfo.read().at(str(scene.hello.parent)) == shown
+                earlier.kill()
+                await ended(earlier)
+                await until_readable(scene.hello)
+                await scene.api.want()
+                later.send_signal(signal.SIGTERM)
+                assert await ended(later) == 0
+
+    play(playground, story)
+
+
+@pytest.mark.root
 def test_asked_to_leave_it_is_gone_when_the_grace_period_is(playground: str) -> None:
     async def story(scene: Scene) -> None:
         with scene.mounter(grace=6) as process:

@@ -321,8 +321,9 @@ def test_what_cannot_be_recorded_is_not_mounted(playground: str, monkeypatch: py
 
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", full)
-            assert await code_of(desk.mount(desk.request())) == "RESOURCE_EXHAUSTED"
+            assert await code_of(desk.mount(desk.request(sent=KEYS))) == "RESOURCE_EXHAUSTED"
         assert await desk.all() == {}
+        assert os.listdir(desk.hand.stage.sent_credentials) == []
         await desk.mount(desk.request())
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", full)

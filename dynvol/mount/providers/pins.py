@@ -53,6 +53,10 @@ def refusal(of_class: ClassSpec, claim: ClaimSpec, *, namespace: str) -> str:
     """The same for a claim. Both are of one provider."""
     found, pins = provider(claim.provider), of_class.parameters
     target = found.target(claim.parameters) if found is not None else Target(endpoint="", bucket="")
+    if found is not None and found.sends_secrets and not pins.get(names.ALLOWED_ENDPOINTS_PARAMETER):
+        # Told at admission too; but the webhook may have been away.
+        key = names.ALLOWED_ENDPOINTS_PARAMETER.rpartition("/")[2]
+        return f"names no endpoints in its parameter {key}, and provider {claim.provider} would send its Secret to any"
     return (
         namespace_refusal(of_class, namespace)
         or _refusal(pins, names.ALLOWED_ENDPOINTS_PARAMETER, "endpoint", target.endpoint, _endpoint_matches)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from dynvol.api import names
-from dynvol.api.claim import ClaimSpec, LabelSelector, S3Config
+from dynvol.api.claim import ClaimSpec, LabelSelector, RcloneConfig, S3Config
 from dynvol.api.providerclass import ClassSpec
 from dynvol.mount.providers import pins
 
@@ -25,6 +26,17 @@ def allowed(pinned: ClassSpec, spec: ClaimSpec | None = None, *, namespace: str 
 
 def test_a_class_without_pins_allows_all() -> None:
     assert allowed(of_class())
+
+
+def test_a_provider_that_sends_secrets_as_they_are_sends_them_nowhere_without_a_pin() -> None:
+    """Else a claim could have the class's Secret delivered to a server of its author's."""
+    config = RcloneConfig(
+        type="webdav", parameters={"url": "https://evil.example"}, secret_keys={"bearer_token": "secret-access-key"}
+    )
+    spec = ClaimSpec(mountpoint="/data", selector=LabelSelector(), rclone_config=config)
+    for pinned in (of_class(), of_class(endpoints=""), of_class(buckets="*"), of_class(endpoints="https://dav.example")):
+        assert not allowed(msgspec.structs.replace(pinned, provider="rclone"), spec)
+    assert allowed(msgspec.structs.replace(of_class(endpoints="https://evil.example"), provider="rclone"), spec)
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,8 @@ def _fixed(place: Place, owner: Owner, *, read_only: bool, ca_file: str) -> dict
         "config": f"{place.secrets}/{_CONFIGURATION}",
         "cache-dir": place.cache,
         "devname": place.source,
-        # An upload begins when the file is closed, not five seconds later.
-        "vfs-write-back": "0s",
+        # Soon after the file is closed. With 0 it is at once, and a failed upload is never tried again; else at growing pauses.
+        "vfs-write-back": "100ms",
         "allow-other": "",
         # Without it neither the kernel nor rclone looks at owner and mode.
         "default-permissions": "",

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence
+from ..contract import Command, Place
 from ..options import Check, duration, flag, integer, one_of
-from ..owner import Owner
-from . import check, profile
-from .bucket import Bucket
-from .kind import Kind
+from . import profile
+from .kind import BucketClient, Kind
 
 _MIB: Final = 1 << 20
 
@@ -50,18 +48,7 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
 _CLAIM_OPTIONS: Final = frozenset({"cheap", "enable-mtime", "no-implicit-dir", "read-ahead", "stat-cache-ttl", "storage-class"})
 
 
-class GeeseFs:
-    checks_storage: Final = False
-
-    def __init__(
-        self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
-    ) -> None:
-        self._bucket = bucket
-        self._credentials = credentials
-        self._owner = owner
-        self._read_only = read_only
-        self._options = options
-
+class GeeseFs(BucketClient):
     def command(self, place: Place) -> Command:
         options = {**self._defaults(place.memory_limit), **self._options, **self._fixed(place)}
         # Not `--name value`: that would leave a flag without a value to take the next one's name for its own.
@@ -77,15 +64,6 @@ class GeeseFs:
             },
             files={"credentials": profile.content(self._credentials)},
         )
-
-    def check(self, place: Place, *, now: float) -> Request:
-        return check.request(self._bucket, self._credentials, now=now)
-
-    def judge(self, answer: Answer | Silence) -> Finding | None:
-        return check.judge(answer, self._bucket)
-
-    def explain(self, output: str) -> Finding | None:
-        return None
 
     def _defaults(self, memory_limit: int | None) -> dict[str, str]:
         """Its own defaults take a gigabyte. What the mounter and the Go runtime need is left out of its share."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ..contract import DEVICE, Answer, Command, Credentials, Finding, Place, Request, Silence
+from ..contract import DEVICE, Command, Place
 from ..options import Check, integer, one_of
-from ..owner import Owner
-from . import check, profile
-from .bucket import Bucket
-from .kind import Kind
+from . import profile
+from .kind import BucketClient, Kind
 
 _MIB: Final = 1 << 20
 _LEAST_TARGET: Final = 512
@@ -41,18 +39,7 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
 _CLAIM_OPTIONS: Final = frozenset({"metadata-ttl", "negative-metadata-ttl", "storage-class"})
 
 
-class MountS3:
-    checks_storage: Final = False
-
-    def __init__(
-        self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
-    ) -> None:
-        self._bucket = bucket
-        self._credentials = credentials
-        self._owner = owner
-        self._read_only = read_only
-        self._options = options
-
+class MountS3(BucketClient):
     def command(self, place: Place) -> Command:
         options = {**self._defaults(place.memory_limit), **self._options, **self._fixed()}
         flags = (f"--{name}={value}" if value else f"--{name}" for name, value in options.items())
@@ -68,15 +55,6 @@ class MountS3:
             takes_device=True,
             read_only=self._read_only,
         )
-
-    def check(self, place: Place, *, now: float) -> Request:
-        return check.request(self._bucket, self._credentials, now=now)
-
-    def judge(self, answer: Answer | Silence) -> Finding | None:
-        return check.judge(answer, self._bucket)
-
-    def explain(self, output: str) -> Finding | None:
-        return None
 
     def _defaults(self, memory_limit: int | None) -> dict[str, str]:
         """Its default is nearly all of the limit, of which the mounter needs a part."""

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence
+from ..contract import Command, Finding, Place
 from ..options import Check, integer, one_of, size, switch
-from ..owner import Owner
 from ..rclone import program
-from . import check
-from .bucket import Bucket
-from .kind import Kind
+from .kind import BucketClient, Kind
 
 _MIB: Final = 1 << 20
 
@@ -34,18 +31,7 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
 _CLAIM_OPTIONS: Final = program.CLAIM_OPTIONS | {"s3-storage-class"}
 
 
-class Rclone:
-    checks_storage: Final = False
-
-    def __init__(
-        self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
-    ) -> None:
-        self._bucket = bucket
-        self._credentials = credentials
-        self._owner = owner
-        self._read_only = read_only
-        self._options = options
-
+class Rclone(BucketClient):
     def command(self, place: Place) -> Command:
         small = place.memory_limit is not None and place.memory_limit < 256 * _MIB
         return program.mount(
@@ -57,12 +43,6 @@ class Rclone:
             options={**({"s3-upload-concurrency": "1"} if small else {}), **self._options},
             ca_file=self._credentials.ca_file,
         )
-
-    def check(self, place: Place, *, now: float) -> Request:
-        return check.request(self._bucket, self._credentials, now=now)
-
-    def judge(self, answer: Answer | Silence) -> Finding | None:
-        return check.judge(answer, self._bucket)
 
     def explain(self, output: str) -> Finding | None:
         return program.explain(output)

@@ -10,12 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ..contract import Answer, Command, Credentials, Finding, Place, Request, Silence, Unusable
+from ..contract import Command, Credentials, Finding, Place, Unusable
 from ..options import Check, flag, integer, one_of
 from ..owner import Owner
-from . import check
 from .bucket import Bucket
-from .kind import Kind
+from .kind import BucketClient, Kind
 
 _MIB: Final = 1 << 20
 
@@ -66,19 +65,15 @@ _NO_TOKEN: Final = Finding(
 )
 
 
-class S3fs:
-    checks_storage: Final = True
+class S3fs(BucketClient):
+    checks_storage = True
 
     def __init__(
         self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
     ) -> None:
         if credentials.session_token:
             raise Unusable(_NO_TOKEN)
-        self._bucket = bucket
-        self._credentials = credentials
-        self._owner = owner
-        self._read_only = read_only
-        self._options = options
+        super().__init__(bucket, credentials, owner=owner, read_only=read_only, options=options)
 
     def command(self, place: Place) -> Command:
         options = {**self._defaults(place.memory_limit), **self._options, **self._fixed(place)}
@@ -89,12 +84,6 @@ class S3fs:
             environment=self._environment(place),
             files={"passwd": f"{self._credentials.access_key}:{self._credentials.secret_key}\n".encode()},
         )
-
-    def check(self, place: Place, *, now: float) -> Request:
-        return check.request(self._bucket, self._credentials, now=now)
-
-    def judge(self, answer: Answer | Silence) -> Finding | None:
-        return check.judge(answer, self._bucket)
 
     def explain(self, output: str) -> Finding | None:
         return explain(output, self._bucket)
