@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -165,25 +166,18 @@ class Machine:
 
 @contextlib.contextmanager
 def machine(state: Path) -> Iterator[Machine]:
-    """1. A first process in namespaces of its own, whose mounts go nowhere. 2. An empty /srv. Whatever happens, it is killed."""
+    """1. A first process in namespaces of its own, whose mounts go nowhere. 2. An empty /srv. Whatever happens, be it to the suite,
+    it is killed."""
     state.mkdir(parents=True, exist_ok=True)
-    cgroup = f"/dynvol-{state.parent.name}"
+    cgroup = f"/dynvol-{os.getpid()}-{state.parent.name}"
     cgroup = cgroup if cgroups.writable(cgroup) else ""
-    begin = [
-        "unshare",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "--propagation",
-        "private",
-        "sleep",
-        "infinity",
-    ]
+    begin = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    begin += ["--propagation", "private", "sleep", "infinity"]
     with subprocess.Popen(begin, stdin=subprocess.DEVNULL, env=clean_environment()) as outer:
         try:
-            made = Machine(state, _child_of(outer.pid), cgroup)
+            first = eventually(lambda: _child_of(outer.pid), within=20, every=0.02)
+            assert first is not None
+            made = Machine(state, first, cgroup)
             assert made.inside("mount", "-t", "tmpfs", "srv", "/srv").code == 0
             yield made
         finally:
@@ -194,9 +188,8 @@ def machine(state: Path) -> Iterator[Machine]:
             shutil.rmtree(state, ignore_errors=True)
 
 
-def _child_of(process: int) -> int:
-    """The one child, once it is there."""
-    while True:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-        if children and Path(f"/proc/{children[0]}/comm").read_text().strip() == "sleep":
-            return int(children[0])
+def _child_of(process: int) -> int | None:
+    """The one child, once it is what it is to be."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ready = children and Path(f"/proc/{children[0]}/comm").read_text().strip() == "sleep"
+    return int(children[0]) if ready else None
