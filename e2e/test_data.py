@@ -104,15 +104,9 @@ done
 """Holds a file open, and reads it all the time."""
 
 
-@pytest.mark.parametrize("mounter", CLIENTS)
-def test_a_changed_secret_is_in_use_under_programs_that_notice_nothing(world: World, mounter: str) -> None:
+def test_a_changed_secret_is_in_use_under_programs_that_notice_nothing(world: World) -> None:
     if world.store.other is None:
         pytest.skip("the S3 server takes one key only")
-    world.kubectl.apply(
-        manifests.provider_class(
-            world.provider_class, secret="s3", secret_namespace=world.namespace, mounter=mounter, mount_memory_limit="256Mi"
-        )
-    )
     (pod,) = world.deploy(spec=manifests.pod_spec(command=["sh", "-c", _WATCH, "sh", f"{ROOT}/data"]))
     world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
     world.ready("data")

@@ -5,4 +5,5 @@ view, matching, nodemounts                what the controllers of a node see: ca
 externalvolume, claimreport, mountpod     every node's work, which goes on without a leader: bring, report, take down
 providerclass, claimstatus                the leader's work: totals, conditions, finalizers
 credentials, finalizers, namesakes, remains, turns   one rule each, that several of them keep
+leftovers                                 what mount pods that are gone could not upload
 """

@@ -2,9 +2,13 @@
 
     engine    wanted mounts in, reports out; owns one session for each client
     decide    what to do next, purely, from what is wanted, what the mount table shows and what the sessions say
-    session   the life of one FUSE client: start, restart, flush, end
+    session   one mount: its clients, one after the other, restarted, replaced, flushed, ended
+    life      one life of a FUSE client
+    look      whether the storage is there
+    tools     what sessions share
     process   child processes
     stage     the mounter's own directories, and what an earlier life left
+    secretwatch  tells when credentials change
     feed      annotations of the own pod in, reports out
     podapi    the few API requests that takes
     http      HTTP/1.1, as much of it as these need

@@ -17,6 +17,7 @@ from dynvol.api.mounts import Phase
 from dynvol.mount import mountinfo, propagation, syscalls
 from dynvol.mounter import stage
 from dynvol.mounter.tools import Timing
+from dynvol.observe import logs
 from unit.mount import fusedaemon
 from unit.mount.namespaces import Namespace, run_in_child
 
@@ -248,6 +249,27 @@ def test_the_same_mount_may_come_back_while_it_is_going(playground: str) -> None
             hand.engine.set_wanted([])
         await hand.mounted(mount)
         assert await in_thread((hand.shown() / "hello").read_text) == "hello from a\n"
+
+    play(playground, story)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("client", CLIENTS)
+def test_secrets_are_in_memory_while_a_client_needs_them_and_in_no_log(playground: str, client: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter=client))
+        secrets = f"{hand.stage.run}/secrets"
+        ((directory, _, (name,)),) = [entry for entry in os.walk(secrets) if entry[2]]
+        file = f"{directory}/{name}"
+        assert SECRET_KEY in await asyncio.to_thread(Path(file).read_text)
+        assert (os.stat(file).st_mode & 0o777, os.stat(directory).st_mode & 0o777) == (0o600, 0o700)
+        memory = mountinfo.read().containing(file)
+        assert memory is not None
+        assert memory.fstype == "tmpfs"
+        assert SECRET_KEY not in logs.cover(f"the client says {SECRET_KEY}")
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not found)
+        assert os.listdir(secrets) == []
 
     play(playground, story)
 
