@@ -17,7 +17,8 @@ from e2e.grounds.ground import ObjectStore
 from e2e.grounds.session import s3_server
 from e2e.kubectl import eventually
 
-PAGE = Path(__file__).resolve().parents[1] / "dynvol" / "service" / "README.md"
+README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = README.parent / "dynvol" / "service" / "README.md"
 PREPARE, RUN, USE = (lines(block, prompt="# ") for block in blocks(PAGE, "console")[:3])
 ENDPOINT = "https://s3.example.com"
 
@@ -75,6 +76,12 @@ def test_buckets_come_into_a_running_container_and_go_again(host: Machine, store
     assert host.first_process("notebook") == notebook
     host.do("docker stop assistant")
     assert "left as asked" in host.log("assistant")
+
+
+def test_the_readme_shows_the_same_lines() -> None:
+    shown = [line for block in blocks(README, "console") for line in lines(block, prompt="# docker ")]
+    assert len(shown) == 4
+    assert set(shown) <= {line.removeprefix("docker ") for line in (*RUN, *USE)}
 
 
 def test_one_pod_needs_nothing_else_in_its_cluster(world: World) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from dynvol.app import mountservice
 from dynvol.app.mountclient import Unusable, read_credentials, storage_of
 from dynvol.app.mountservice import access
 from dynvol.rpc.listener import Access
+
+PAGE = Path(__file__).resolve().parents[2] / "dynvol" / "service" / "README.md"
 
 
 @pytest.mark.parametrize(
@@ -97,3 +101,15 @@ def test_a_service_that_cannot_begin_says_why(tmp_path: Path, capsys: pytest.Cap
 
     assert f"No such file or directory: '{tmp_path}/none'" in begin(f"{tmp_path}/none")
     assert "root directory" in begin("/")
+
+
+def test_the_page_lists_the_services_flags_with_their_defaults() -> None:
+    section = PAGE.read_text().partition("\n## `dynvol mounter serve`\n")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| `--")]
+    told = {flag: default for flags, _, default in rows for flag in re.findall(r"--[a-z-]+", flags)}
+    (commands,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    actions = [action for action in commands.choices["mounter serve"]._actions if "--help" not in action.option_strings]
+    assert {option for action in actions for option in action.option_strings} == set(told)
+    for action in actions:
+        default = f"{action.default:g}" if isinstance(action.default, float) else action.default
+        assert f"`{default}`" in told[action.option_strings[-1]] or not default
