@@ -5,6 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import settings
+
+from unit.examples import examples
+
+settings.register_profile("dynvol", examples(100))
+settings.load_profile("dynvol")
 
 
 def pytest_configure(config: pytest.Config) -> None:

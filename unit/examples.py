@@ -1,7 +1,7 @@
 """How many examples hypothesis thinks of.
 
-In the suite few, and the same ones each time. `DYNVOL_EXAMPLES=50 hack/test unit -k model` tries fifty times as many, new ones each
-time; what it finds, hypothesis prints.
+In the suite few, and the same ones each time. `DYNVOL_EXAMPLES=50 hack/test unit -k model --timeout 0` tries fifty times as many,
+new ones each time, for as long as that takes; what it finds, hypothesis prints.
 """
 
 from __future__ import annotations
