@@ -11,8 +11,10 @@ is its own, and the engine shows that instead; the earlier client lives until th
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from dynvol.api.mounts import UNFLUSHED, WantedMount
@@ -347,7 +349,7 @@ class Session:
         `_flush_what_is_left`.
         """
         timing = self._tools.timing
-        await self._wait_for_flush(life)
+        await self._wait_for_flush(life, in_use=self._held_open)
         self._flushed = not self._finding and not self._retiring
         life.clear_private_mount()
         if self._held_open and life.alive and not self._hurried:
@@ -359,7 +361,12 @@ class Session:
         if self._flushed:
             self._tell(State.ENDING)
 
-    async def _wait_for_flush(self, life: Life) -> None:
+    async def _wait_for_flush(self, life: Life, *, in_use: bool = False) -> None:
+        """`_until_flushed`, unless the client hangs: then it is dead afterwards."""
+        async with self._ending_if_stuck(life, in_use=in_use):
+            await self._until_flushed(life)
+
+    async def _until_flushed(self, life: Life) -> None:
         """Until nothing is left to upload, the client is dead, or the mounter gives up. `_finding` says what is left.
 
         Also when the storage is back after it was away: the client may wait for minutes before it tries again, and its next life
@@ -378,6 +385,33 @@ class Session:
                 return
             pause = min(pause * 1.5, self._tools.timing.flush_poll_slow)
         self._tell(State.ENDING)
+
+    @contextlib.asynccontextmanager
+    async def _ending_if_stuck(self, life: Life, *, in_use: bool) -> AsyncIterator[None]:
+        """Inside, a client that answers nothing any more is killed: it uploads nothing either, and another one takes up the rest.
+        So is one that is `in_use` and cannot upload for as long as open files count: programs that wait for it could not be ended,
+        not even by kubelet."""
+        task = asyncio.create_task(self._end_if_stuck(life, in_use=in_use), name=f"look at {life.place.mountpoint}")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _end_if_stuck(self, life: Life, *, in_use: bool) -> None:
+        timing = self._tools.timing
+        last = _now() + timing.linger if in_use else math.inf
+        while life.alive:
+            answer = asyncio.ensure_future(life.statfs())
+            try:
+                await first(answer, life.child.exited, timeout=min(timing.stuck, max(0.0, last - _now())))
+                if life.alive and (not answer.done() or _now() >= last):
+                    _log.warning("client is stuck, and is killed", source=self.mount.source, pid=life.child.pid)
+                    life.child.signal(signal.SIGKILL)
+                    return
+            finally:
+                answer.cancel()
+            await first(life.child.exited, timeout=min(timing.look, max(0.0, last - _now())))
 
     async def _flush_what_is_left(self) -> None:
         """Bring home what is in the caches, and remove them."""
