@@ -48,6 +48,8 @@ class Life:
         for directory in (self.place.mountpoint, self.place.cache):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         stage.write_secrets(self.place.secrets, self._command.files)
+        if self._command.prepare is not None:
+            self._command.prepare()
         self._child = look.start(self._command, self.place, self._tools.children)
 
     @property

@@ -9,7 +9,7 @@ second kind of start beside `Command`, and keeps all else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final, Protocol
 
@@ -90,6 +90,8 @@ class Command(msgspec.Struct, frozen=True):
     """The program does not mount: the mounter does, under the right name, and the program serves `DEVICE`."""
     read_only: bool = False
     """How the mounter mounts then."""
+    prepare: Callable[[], None] | None = None
+    """Called before each start. May read and write what is in `Place.cache`, and take as long as that takes."""
 
     def __repr__(self) -> str:
         return f"Command(argv={self.argv!r}, files={sorted(self.files)!r})"

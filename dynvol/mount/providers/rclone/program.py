@@ -10,15 +10,20 @@ Everything about the storage goes into the configuration file, as the section `r
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ..contract import Command, Finding, Place
 from ..options import Check, duration, integer, one_of, size, switch
 from ..owner import Owner
+
+_log: Final = logging.getLogger(__name__)
 
 _MIB: Final = 1 << 20
 _REMOTE: Final = "remote"
@@ -71,6 +76,7 @@ def mount(
         argv=("rclone", "mount", f"{_REMOTE}:{path}", place.mountpoint, *_flags(chosen)),
         environment=_environment(place),
         files={_CONFIGURATION: _section(configuration)},
+        prepare=functools.partial(mend, place.cache),
     )
 
 
@@ -94,6 +100,50 @@ def look(path: str, place: Place, *, configuration: Sequence[str], ca_file: str 
 def unflushed(cache: str) -> int:
     """How many files wait in the cache for their upload."""
     return sum(_is_dirty(path) for path in _files_below(os.path.join(cache, "vfsMeta")))
+
+
+def mend(cache: str) -> None:
+    """Gives the files of a cache their metadata back that a client was writing when it was killed.
+
+    rclone (1.60) truncates and writes them in place, also when a file has just been closed; a successor that cannot read them
+    throws the file away, closed or not. A file without holes is all there: it counts as closed, and as not uploaded. Of one with
+    holes the rest is in the storage, and it was not closed.
+    """
+    for path in _files_below(os.path.join(cache, "vfsMeta")):
+        data = os.path.join(cache, "vfs", os.path.relpath(path, os.path.join(cache, "vfsMeta")))
+        if _is_broken(path) and (whole := _whole_size(data)) is not None:
+            _log.warning("a killed client left the metadata of a file broken; the file is uploaded", extra={"path": data})
+            _write_metadata(path, size=whole, fresh=os.path.join(cache, "metadata.new"))
+
+
+def _is_broken(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return not isinstance(json.load(file), dict)
+    except ValueError:
+        return True
+    except OSError:
+        return False
+
+
+def _whole_size(path: str) -> int | None:
+    """Of a file without holes."""
+    try:
+        with open(path, "rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            return length if length == 0 or os.lseek(file.fileno(), 0, os.SEEK_HOLE) == length else None
+    except OSError:
+        return None
+
+
+def _write_metadata(path: str, *, size: int, fresh: str) -> None:
+    """In one step, and not beside it: whatever is below `vfsMeta` rclone takes for metadata."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    ranges = [{"Pos": 0, "Size": size}] if size else None
+    metadata = {"ModTime": now, "ATime": now, "Size": size, "Rs": ranges, "Fingerprint": "", "Dirty": True}
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
+        json.dump(metadata, file)
+    os.rename(fresh, path)
 
 
 def _flags(options: Mapping[str, str]) -> Iterator[str]:
