@@ -112,8 +112,7 @@ class Proxy:
             writer.close()
             await writer.wait_closed()
             return
-        while self._mood is Mood.BLACK_HOLE:
-            await self._changed.wait()
+        await self._vanish()
         back_reader, back_writer = await asyncio.open_connection("127.0.0.1", self._behind)
         self._open.add(back_writer)
         try:
@@ -126,12 +125,19 @@ class Proxy:
             self._open.discard(back_writer)
             back_writer.transport.abort()
 
+    async def _vanish(self) -> None:
+        """What has fallen into a black hole does not come out again when that is gone: a request of a client that is no more would
+        reach the server in part, and after one that was made anew."""
+        if self._mood is Mood.BLACK_HOLE:
+            while self._mood is Mood.BLACK_HOLE:
+                await self._changed.wait()
+            raise ConnectionResetError("lost in the black hole")
+
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, late: bool) -> None:
         while data := await reader.read(_PIECE):
             if late and self._mood is Mood.SLOW:
                 await asyncio.sleep(DELAY)
-            while self._mood is Mood.BLACK_HOLE:
-                await self._changed.wait()
+            await self._vanish()
             writer.write(data)
             await writer.drain()
         if late:
