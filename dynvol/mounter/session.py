@@ -247,6 +247,8 @@ class Session:
                 _log.warning("client is stuck, and is killed", source=self.mount.source, pid=life.child.pid)
                 life.child.signal(signal.SIGKILL)
                 await first(life.child.exited, timeout=timing.leave)
+                # One that hangs in the kernel ends with its connection.
+                await life.end()
         elif self._finding and not self._finding.harmless:
             self._tell(State.SERVING)
 
