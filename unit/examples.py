@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, Final
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _TIMES: Final = int(os.environ.get("DYNVOL_EXAMPLES", "1"))
 
@@ -21,6 +21,7 @@ def examples(few: int, **more: Any) -> settings:
         derandomize=_TIMES == 1,
         database=None,
         deadline=None,
+        phases=[Phase.generate, Phase.shrink],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         **more,
     )

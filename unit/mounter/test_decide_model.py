@@ -174,6 +174,8 @@ class MounterMachine(RuleBasedStateMachine):
                 assert not self.is_right(path), "what is right is left alone"
                 assert path not in self.in_hand
                 self.in_hand[path] = action
+                if isinstance(action, Show):
+                    self.clients[action.source].paths.add(path)
 
     def begin(self, mount: WantedMount) -> Client:
         assert mount.source not in self.clients
@@ -193,7 +195,6 @@ class MounterMachine(RuleBasedStateMachine):
             return
         client = self.clients.get(action.source)
         if client is not None and client.device is not None:
-            client.paths.add(path)
             self.table[path] = [Shown(action.source, client.device)]
             # A program that waited for it writes at once.
             self.written[action.source] = client.mount
