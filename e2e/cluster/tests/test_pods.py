@@ -399,3 +399,16 @@ async def test_a_terminal_is_given_where_one_is_asked_for(space: Space) -> None:
     said = os.read(ours, 4096).decode()
     os.close(ours)
     assert len(said.splitlines()[0].split()) == 2
+
+
+async def test_a_pod_that_is_evicted_ends_failed_and_its_object_stays(space: Space) -> None:
+    await space.run("p", only(shell(FOREVER), restartPolicy="Always"))
+    await space.wait("p")
+    pod = await space.pod("p")
+    orders = space.cluster.node_directory(pod["spec"]["nodeName"]) / "evictions"
+    orders.mkdir(exist_ok=True)
+    (orders / pod["metadata"]["uid"]).touch()
+    await space.wait("p", "jsonpath={.status.phase}=Failed")
+    status = (await space.pod("p"))["status"]
+    assert (status["reason"], status["containerStatuses"][0]["restartCount"]) == ("Evicted", 0)
+    assert list(orders.iterdir()) == []
