@@ -41,7 +41,7 @@ def waiting(world: World) -> tuple[World, str, str]:
 
 def comes_back(world: World, bucket: str) -> None:
     world.store.make(bucket)
-    world.settles(lambda: world.store.read(bucket, "precious") == "written\n", what="the file is in the bucket", within=90)
+    world.settles(lambda: world.store.read(bucket, "precious") == "written\n", what="the file is in the bucket", within=180)
 
 
 def waits(world: World) -> bool:
@@ -119,4 +119,4 @@ def test_what_waits_outlives_a_reboot_of_its_node(waiting: tuple[World, str, str
     world, pod, bucket = waiting
     world.ground.reboot()
     comes_back(world, bucket)
-    world.settles(lambda: world.sees(pod, "/data/precious", "written\n"), what="the pod sees it", within=90)
+    world.settles(lambda: world.sees(pod, "/data/precious", "written\n"), what="the pod sees it", within=180)
