@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from dynvol.api import names
-from dynvol.mount import mountinfo, syscalls
+from dynvol.mount import caches, mountinfo, syscalls
 from dynvol.mounter.stage import Stage
+from unit.mount import fusedaemon
 
 from .fake_api import NAME, NAMESPACE, FakeApi
 from .stagehand import POD, in_thread, prepare, wanted
@@ -142,24 +143,23 @@ def test_asked_to_leave_a_cluster_without_dynvol_it_does_not_wait_for_orders(pla
 
 
 @pytest.mark.root
-def test_started_for_a_pod_that_is_gone_it_touches_nothing(playground: str) -> None:
-    """As after a deletion by force: what is mounted is a successor's."""
+def test_started_for_a_pod_that_is_gone_it_touches_nothing_and_stands_in_no_ones_way(playground: str) -> None:
+    """As after a deletion by force that kubelet has not heard of: what is mounted, and the caches, are a successor's."""
 
     async def story(scene: Scene) -> None:
-        with scene.mounter() as successor:
-            await scene.api.want(wanted(scene.storage))
-            await scene.api.until_reported("Mounted")
-            scene.api.knows_us = False
-            with scene.mounter() as forgotten:
-                await scene.api.until_denied(3)
-                assert await in_thread(scene.hello.read_text) == "hello from a\n"
-                forgotten.send_signal(signal.SIGTERM)
-                assert await ended(forgotten) == 0
-            assert await in_thread(scene.hello.read_text) == "hello from a\n"
-            scene.api.knows_us = True
-            successor.send_signal(signal.SIGTERM)
-            await scene.api.annotate(names.RELEASE_ANNOTATION, "so that it ends")
-            assert await ended(successor) == 0
+        shown = f"{scene.place.root}/{POD}/data"
+        os.mkdir(shown)
+        descriptor = fusedaemon.mount(shown, source="dynvol-of-a-successor")
+        scene.api.knows_us = False
+        with scene.mounter() as forgotten:
+            await scene.api.until_denied(3)
+            with caches.holding(scene.place.cache):
+                assert [m.source for m in mountinfo.read().stack(shown)] == ["dynvol-of-a-successor"]
+            forgotten.send_signal(signal.SIGTERM)
+            assert await ended(forgotten) == 0
+        assert [m.source for m in mountinfo.read().stack(shown)] == ["dynvol-of-a-successor"]
+        syscalls.unmount(shown, lazily=True)
+        os.close(descriptor)
 
     play(playground, story)
 
