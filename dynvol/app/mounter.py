@@ -24,7 +24,7 @@ from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
 from dynvol.mounter.feed import Feed
 from dynvol.mounter.limits import memory_limit
-from dynvol.mounter.podapi import PodApi, PodApiProblem, Server
+from dynvol.mounter.podapi import Denied, PodApi, PodApiProblem, PodGone, Server
 from dynvol.mounter.process import Children
 from dynvol.mounter.secretwatch import watching
 from dynvol.mounter.stage import Stage
@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True):
     grace: float = 30.0
     """The pod's termination grace period, in seconds."""
     timing: Timing = Timing()
+    forgotten: float = 60.0
+    """Seconds for which the API server may not know our pod before that is believed."""
 
     @property
     def reserve(self) -> float:
@@ -67,7 +69,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, asked.set)
     api = PodApi(settings.server, namespace=settings.namespace, name=settings.pod)
     with contextlib.ExitStack() as opened:
-        if not await _may_begin(settings.stage, api, opened, asked):
+        if not await _may_begin(settings, api, opened, asked):
             return
         opened.enter_context(stage.opened(settings.stage))
         async with (
@@ -103,23 +105,34 @@ async def serve(settings: Settings) -> None:
     _log.info("left as asked")
 
 
-async def _may_begin(place: Stage, api: PodApi, opened: contextlib.ExitStack, asked: asyncio.Event) -> bool:
+class Forgotten(Exception):
+    """The API server has not known our pod since we began."""
+
+
+async def _may_begin(settings: Settings, api: PodApi, opened: contextlib.ExitStack, asked: asyncio.Event) -> bool:
     """Waits until the API server knows our pod, and no other mounter works in these caches. False if asked to leave meanwhile.
 
     A pod that was deleted by force may live on for a while beside its successor, or even be started by a kubelet that has not heard
-    of it yet, and be told to end before it listens. What it would find mounted is its successor's.
+    of it yet, and be told to end before it listens. What it would find mounted is its successor's. Raises Forgotten where this
+    lasts: kubelet, which waits for its end, would wait for all of the grace period.
     """
+    place, loop = settings.stage, asyncio.get_running_loop()
     os.makedirs(place.cache, mode=0o700, exist_ok=True)
-    said = ""
+    said, known_at = "", loop.time()
     while not asked.is_set():
         try:
             await api.read()
+            known_at = loop.time()
             opened.enter_context(caches.holding(place.cache))
             return True
         except caches.Held:
             why = "an earlier mounter still works in the caches"
-        except (PodApiProblem, http.HttpProblem, OSError) as problem:
+        except (PodGone, Denied) as problem:
             why = str(problem)
+            if loop.time() - known_at > settings.forgotten:
+                raise Forgotten(why) from problem
+        except (PodApiProblem, http.HttpProblem, OSError) as problem:
+            why, known_at = str(problem), loop.time()
         if why != said:
             _log.info("waiting before anything is touched", why=why)
             said = why
@@ -164,5 +177,9 @@ def main(*, root: str, credentials: str, run: str, cache: str, api_server: str, 
         pod=environment["POD_NAME"],
         grace=grace,
     )
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except Forgotten as why:
+        _log.error("the API server does not know this pod", why=str(why))
+        return 1
     return 0

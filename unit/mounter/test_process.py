@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from dynvol.api import names
+from dynvol.app.mounter import Forgotten, Settings, serve
 from dynvol.mount import caches, mountinfo, syscalls
+from dynvol.mounter.podapi import Server
 from dynvol.mounter.stage import Stage
 from unit.mount import fusedaemon
 
@@ -160,6 +162,19 @@ def test_started_for_a_pod_that_is_gone_it_touches_nothing_and_stands_in_no_ones
         assert [m.source for m in mountinfo.read().stack(shown)] == ["dynvol-of-a-successor"]
         syscalls.unmount(shown, lazily=True)
         os.close(descriptor)
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_forgotten_for_long_it_ends_though_no_one_tells_it_to(playground: str) -> None:
+    """Its signal may have come before it listened, and kubelet waits for its end."""
+
+    async def story(scene: Scene) -> None:
+        scene.api.knows_us = False
+        server = Server.of(scene.api.url, ca_file="", token_file="")
+        with pytest.raises(Forgotten):
+            await serve(Settings(scene.place, server, namespace=NAMESPACE, pod=NAME, forgotten=0.2))
 
     play(playground, story)
 
