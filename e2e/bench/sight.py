@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -87,4 +88,6 @@ def _reads(path: str) -> bool:
     except OSError:
         return False
     finally:
-        os.close(file)
+        # The daemon of a file system may die in between; the descriptor is gone all the same.
+        with contextlib.suppress(OSError):
+            os.close(file)
