@@ -59,7 +59,7 @@ def ground_of(given: argparse.Namespace) -> Iterator[Ground]:
 def measured(ground: Ground, given: argparse.Namespace) -> Iterator[Figure]:
     """As they come."""
     wanted = given.only or SUBJECTS
-    rounds, cold = (3, 1) if given.short else (40, 12)
+    rounds, cold = (3, 1) if given.short else (40, 6)
     with asyncio.Runner() as runner:
         if "calls" in wanted and isinstance(ground, LocalGround):
             machine = calls.Machine(f"/proc/{ground.machines()[0]}/root")

@@ -16,6 +16,7 @@ from dynvol.api.resources import CLAIMS, PODS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import NotFound
 from dynvol.mount.providers.contract import Place
+from dynvol.mounter.tools import Timing
 from e2e import manifests
 from e2e.grounds.ground import Ground
 from e2e.grounds.installation import SYSTEM
@@ -33,6 +34,8 @@ class Call(Protocol):
 
 NAMESPACE = "bench"
 OBJECT = "readme"
+STABLE = Timing().stable + 0.5
+"""Seconds between kills: a client that dies again sooner is started again with growing pauses."""
 ROOM = 128 << 20
 """Bytes of memory that the class grants."""
 
@@ -134,7 +137,7 @@ def measure(bed: Bed, *, rounds: int, cold_rounds: int) -> list[Figure]:
     bed.sight.readable(bed.inside("stays"))
     came, went = zip(*(_come_and_go(bed, f"warm-{number}") for number in range(rounds)), strict=True)
     coming, going = Series("warm", came), Series("gone", went)
-    killed = _series("back", max(1, rounds // 2), lambda: _killed(bed, bed.mounter, "stays"))
+    killed = _series("back", max(1, rounds // 5), lambda: _killed(bed, bed.mounter, "stays"))
     bed.unclaim("stays")
     bed.until_gone("stays")
     cold = _series("cold", cold_rounds, lambda: _cold(bed))
@@ -171,7 +174,7 @@ def _come_and_go(bed: Bed, name: str) -> tuple[float, float]:
 
 def _killed(bed: Bed, program: str, claim: str) -> float:
     """Milliseconds from the end of a program in the mount pod until an object of the claim can be read again."""
-    time.sleep(1)
+    time.sleep(STABLE)
     killed = time.perf_counter()
     if not bed.ground.kill(program, pod=bed.workload.mount_pod):
         raise RuntimeError(f"there is no {program} to kill")
