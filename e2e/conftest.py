@@ -28,6 +28,7 @@ from e2e.grounds.anycluster import any_cluster
 from e2e.grounds.ground import Ground, ObjectStore
 from e2e.grounds.session import local_ground, object_store
 from e2e.kubectl import Kubectl, eventually
+from unit.nottried import pytest_terminal_summary  # noqa: F401 - pytest finds it by its name
 
 _numbers = itertools.count(1)
 NOTHING: Mapping[str, str] = {}

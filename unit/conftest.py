@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from unit.examples import examples
+from unit.nottried import pytest_terminal_summary  # noqa: F401 - pytest finds it by its name
 
 settings.register_profile("dynvol", examples(100))
 settings.load_profile("dynvol")

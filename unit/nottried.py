@@ -1,4 +1,7 @@
-"""Says at the end of every run what was not tried, and why: a skip is a hole, and one that nobody sees is taken for a pass."""
+"""Says at the end of every run what was not tried, and why: a skip is a hole, and one that nobody sees is taken for a pass.
+
+The suites' conftest modules, unit and e2e, take its hook for theirs.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,14 @@ from collections import Counter
 
 import pytest
 
+_said = pytest.StashKey[bool]()
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Once, though both suites may run together."""
+    if terminalreporter.config.stash.setdefault(_said, False):
+        return
+    terminalreporter.config.stash[_said] = True
     reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
     if not reasons:
         return
