@@ -10,7 +10,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from dynvol.kube.client import KubeClient
@@ -70,13 +70,13 @@ def measured(ground: Ground, given: argparse.Namespace) -> Iterator[Figure]:
 
 
 def _claims(ground: Ground, runner: asyncio.Runner, mounter: str, *, rounds: int, cold: int) -> list[Figure]:
-    connecting = KubeClient.connect(ground.kubectl.kubeconfig)
-    client = runner.run(connecting.__aenter__())
+    connected = AsyncExitStack()
+    client = runner.run(connected.enter_async_context(KubeClient.connect(ground.kubectl.kubeconfig)))
     try:
         with claims.bed(ground, client, runner.run, mounter=mounter) as bed:
             return claims.measure(bed, rounds=rounds, cold_rounds=cold)
     finally:
-        runner.run(connecting.__aexit__(None, None, None))
+        runner.run(connected.aclose())
 
 
 def main(argv: Sequence[str], say: Callable[[str], object] = print) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,8 +21,24 @@ from .storage import Storage, serving
 pytestmark = pytest.mark.root
 
 
-async def leave_behind(place: Stage, storage: Storage, mount: WantedMount) -> None:
-    """A mounter that has to go while the storage is away: what was written is in its cache."""
+class Left(NamedTuple):
+    """Of a mounter that had to go while the storage was away: what was written is in its cache."""
+
+    storage: Storage
+    place: Stage
+    mount: WantedMount
+
+
+@asynccontextmanager
+async def left_behind(playground: str) -> AsyncIterator[Left]:
+    with serving(Path(playground, "s3")) as storage:
+        storage.make_bucket("bucket-a")
+        left = Left(storage, prepare(playground), wanted(storage, mounter="rclone"))
+        await _leave_behind(left.place, storage, left.mount)
+        yield left
+
+
+async def _leave_behind(place: Stage, storage: Storage, mount: WantedMount) -> None:
     async with engine(place) as hand:
         await hand.mounted(mount)
         await in_thread(lambda: os.listdir(hand.shown()))
@@ -42,11 +61,7 @@ async def arrived(hand: Hand, storage: Storage) -> None:
 
 def test_what_is_no_longer_wanted_is_uploaded_when_the_storage_is_back(playground: str) -> None:
     async def scene() -> None:
-        with serving(Path(playground, "s3")) as storage:
-            storage.make_bucket("bucket-a")
-            place = prepare(playground)
-            mount = wanted(storage, mounter="rclone")
-            await leave_behind(place, storage, mount)
+        async with left_behind(playground) as (storage, place, mount):
             left = caches.recorded(place.cache)
             async with engine(place, left=left) as hand:
                 hand.engine.set_wanted([])
@@ -62,10 +77,7 @@ def test_what_is_no_longer_wanted_is_uploaded_when_the_storage_is_back(playgroun
 
 def test_it_is_kept_without_credentials_and_uploaded_when_there_are_some(playground: str) -> None:
     async def scene() -> None:
-        with serving(Path(playground, "s3")) as storage:
-            storage.make_bucket("bucket-a")
-            place = prepare(playground)
-            await leave_behind(place, storage, wanted(storage, mounter="rclone"))
+        async with left_behind(playground) as (storage, place, _):
             storage.up()
             key = Path(place.credentials, "secret-access-key")
             good = await asyncio.to_thread(key.read_text)
@@ -82,11 +94,7 @@ def test_it_is_kept_without_credentials_and_uploaded_when_there_are_some(playgro
 
 def test_what_is_wanted_again_shows_what_was_written_before_it_is_uploaded(playground: str) -> None:
     async def scene() -> None:
-        with serving(Path(playground, "s3")) as storage:
-            storage.make_bucket("bucket-a")
-            place = prepare(playground)
-            mount = wanted(storage, mounter="rclone")
-            await leave_behind(place, storage, mount)
+        async with left_behind(playground) as (storage, place, mount):
             storage.up()
             async with engine(place, left=caches.recorded(place.cache)) as hand:
                 await hand.mounted(mount)
@@ -98,18 +106,14 @@ def test_what_is_wanted_again_shows_what_was_written_before_it_is_uploaded(playg
 
 def test_a_claim_that_changed_meanwhile_is_mounted_after_its_data_has_arrived(playground: str) -> None:
     async def scene() -> None:
-        with serving(Path(playground, "s3")) as storage:
-            storage.make_bucket("bucket-a")
-            place = prepare(playground)
-            await leave_behind(place, storage, wanted(storage, mounter="rclone"))
-            async with engine(place, left=caches.recorded(place.cache)) as hand:
-                changed = wanted(storage, mounter="rclone", spec="2")
-                hand.engine.set_wanted([changed])
-                (found,) = await hand.until(lambda found: [r.reason for r in found] == [UNFLUSHED])
-                assert (found.phase, found.spec_hash) == (Phase.MOUNTING, "2")
-                storage.up()
-                await hand.mounted(changed)
-                assert (storage.directory / "bucket-a/precious").read_text() == "data"
+        async with left_behind(playground) as (storage, place, _), engine(place, left=caches.recorded(place.cache)) as hand:
+            changed = wanted(storage, mounter="rclone", spec="2")
+            hand.engine.set_wanted([changed])
+            (found,) = await hand.until(lambda found: [r.reason for r in found] == [UNFLUSHED])
+            assert (found.phase, found.spec_hash) == (Phase.MOUNTING, "2")
+            storage.up()
+            await hand.mounted(changed)
+            assert (storage.directory / "bucket-a/precious").read_text() == "data"
 
     asyncio.run(scene())
 
