@@ -235,7 +235,7 @@ async def _secret_changed(world: World, stroke: Stroke) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _disk_full(world: World, stroke: Stroke) -> AsyncIterator[None]:
-    filler = world.disk(_node(world, stroke)) / "filler"
+    filler = world.cluster.disk(_node(world, stroke)) / "filler"
     try:
         await asyncio.to_thread(_fill, filler)
         yield

@@ -126,10 +126,6 @@ class World:
             if (machine := self.cluster.machine(name)) and machine.alive:
                 yield from onnode.below(machine.pid)
 
-    def disk(self, node: str) -> Path:
-        """The node's /var/lib/dynamic, from outside."""
-        return self.cluster.node_directory(node) / "dynamic"
-
     def machines(self) -> dict[str, int]:
         return {name: host.pid for name in self.cluster.nodes if (host := self.cluster.machine(name)) and host.alive}
 

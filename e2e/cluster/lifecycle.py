@@ -35,7 +35,7 @@ from e2e.cluster.processes import Process, spawn, start_time
 
 log = logging.getLogger(__name__)
 
-APISERVER, CONTROLLERS, GUARD, ETCD = "apiserver", "controllers", "guard", "etcd"
+APISERVER, CONTROLLERS, GUARD, ETCD, DISKS = "apiserver", "controllers", "guard", "etcd", "disks"
 START_LIMIT = 60.0  # seconds for a part to come up
 PROJECT = Path(__file__).resolve().parents[2]
 NO_IMAGES: Mapping[str, str] = {}
@@ -76,7 +76,7 @@ class LocalCluster:
     "controllers", a node's name for the whole node, and "kubelet/<node>" for its kubelet alone.
 
     With `disk`, in MiB, each node's /var/lib/dynamic is a file system of its own of that size, which can be full. It outlives the
-    node's end, as a disk does, and goes with the cluster.
+    node's end, as a disk does, and goes with the cluster (`e2e.cluster.disks`).
     """
 
     def __init__(
@@ -138,6 +138,15 @@ class LocalCluster:
     def node_directory(self, node: str) -> Path:
         return self.state / "nodes" / node
 
+    def disk(self, node: str) -> Path:
+        """The node's /var/lib/dynamic as it can be reached from outside, whether the node runs or not."""
+        return Path(self._seen_from_disks, *(self.node_directory(node) / machine.DISK).parts[1:])
+
+    @property
+    def _seen_from_disks(self) -> str:
+        holder = self.process(DISKS)
+        return f"/proc/{holder.pid}/root" if holder and holder.alive else "/"
+
     def machine(self, node: str) -> Process | None:
         """The node's first process: `nsenter --target PID --mount --pid` looks into the node."""
         return Process.recorded(self.node_directory(node) / "machine.json")
@@ -146,7 +155,7 @@ class LocalCluster:
         """A part's process, if it was ever started."""
         if part.startswith("kubelet/"):
             return self._kubelet(part.removeprefix("kubelet/"))
-        if part in {APISERVER, CONTROLLERS, GUARD, ETCD}:
+        if part in {APISERVER, CONTROLLERS, GUARD, ETCD, DISKS}:
             return Process.recorded(self.state / "run" / f"{part}.json")
         return self.machine(part)
 
@@ -183,6 +192,8 @@ class LocalCluster:
         if guarded and not self._runs(GUARD):
             self._spawn(GUARD, "e2e.cluster.guard", "--state", str(self.state), "--owner", str(os.getpid()))
         pki.ensure(self.state, server=self.settings.server)
+        if self.settings.disk and not self._runs(DISKS):
+            await self._insert_disks()
         if not self._runs(APISERVER):
             await self.start(APISERVER)
         async with asyncio.TaskGroup() as tasks:
@@ -233,8 +244,8 @@ class LocalCluster:
         """End everything, whatever state it is in, and remove the folder. What cannot be removed is an error.
 
         1. Nodes first, hard: the kernel ends every process in them and removes every mount.
-        2. Then what else is on record: S3 servers, the controllers, the API server.
-        3. The cgroups, which outlive processes, and the nodes' disks.
+        2. Then what else is on record: S3 servers, the nodes' disks, the controllers, the API server.
+        3. The cgroups, which outlive processes.
         4. The folder, unless something is still mounted in there.
         """
         if not self.state.exists():
@@ -247,9 +258,6 @@ class LocalCluster:
             if process and process.pid != os.getpid():  # the guard does not end itself
                 await process.end()
         await asyncio.to_thread(cgroups.remove, self.cgroup)
-        for disk in (self.state / "nodes").glob(f"*/{machine.DISK}"):
-            if mounts.is_mounted(disk):
-                mounts.unmount(disk)
         if left := mounts.below(self.state):
             raise ClusterError(f"still mounted: {', '.join(map(str, left))}")
         if left := cgroups.left(self.cgroup):
@@ -322,21 +330,29 @@ class LocalCluster:
         directory = self.node_directory(node)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / machine.HOLD).unlink(missing_ok=True)
-        self._insert_disk(directory / machine.DISK)
         command = [sys.executable, "-m", "e2e.cluster.machine", "--directory", str(directory), "--name", node, "--"]
         process = spawn(
-            [*command, *self._kubelet_command(node)],
+            [*self._among_disks(), *command, *self._kubelet_command(node)],
             log=self.state / "run" / f"{node}.log",
             extra={"PYTHONPATH": str(PROJECT)},
         )
         if not await process.gone(within=START_LIMIT) or not self._runs(node):
             raise ClusterError(f"{node} did not start:\n{self._last_words(node)}")
 
-    def _insert_disk(self, place: Path) -> None:
-        """In this namespace, so that it is there after a node's end; the node's first process takes it along into its own."""
-        if (size := self.settings.disk) and not mounts.is_mounted(place):
-            place.mkdir(exist_ok=True)
-            mounts.tmpfs(place, options=f"mode=0755,size={size}m,nr_inodes={size * 64}")
+    async def _insert_disks(self) -> None:
+        ready = self.state / "run" / "disks.ready"
+        ready.unlink(missing_ok=True)
+        places = [str(self.node_directory(node) / machine.DISK) for node in self.nodes]
+        self._spawn(DISKS, "e2e.cluster.disks", "--size", str(self.settings.disk), "--ready", str(ready), *places)
+        async with asyncio.timeout(START_LIMIT):
+            while not ready.exists():
+                self._complain_if_dead(DISKS)
+                await asyncio.sleep(0.02)
+
+    def _among_disks(self) -> Sequence[str]:
+        """What a command is to be preceded by, to begin where the nodes' disks are mounted."""
+        holder = self.process(DISKS)
+        return ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt", "--"] if holder and holder.alive else []
 
     def _kubelet_command(self, node: str) -> list[str]:
         settings = self.settings

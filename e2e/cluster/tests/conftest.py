@@ -28,11 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
-    """Two nodes, impatient: restarts after a second, contents refreshed twice a second. A real API server only if asked for."""
+    """Two nodes with disks of 16 MiB, impatient: restarts after a second, contents refreshed twice a second. A real API server only
+    if asked for."""
     real = request.config.option.apiserver == "real"
     with tempfile.TemporaryDirectory(prefix="cluster-test-") as folder:
         state = Path(folder) / "state"
-        local = LocalCluster(state, nodes=2, real_apiserver=real, crash_backoff=1.0, refresh=0.5, heartbeat=1.0)
+        local = LocalCluster(state, nodes=2, real_apiserver=real, crash_backoff=1.0, refresh=0.5, heartbeat=1.0, disk=16)
         try:
             asyncio.run(local.up(guarded=True))
             yield local

@@ -75,6 +75,19 @@ async def test_a_node_that_is_killed_takes_its_containers_along_and_runs_them_an
     await eventually(runs_again)
 
 
+async def test_a_nodes_disk_can_be_full_and_outlives_the_node(space: Space) -> None:
+    """`test_nothing_of_a_node_can_be_seen_from_outside` says the rest: it is not in the machine's mount table."""
+    inside, outside = space.on_node("node-1", "/var/lib/dynamic/kept"), space.cluster.disk("node-1") / "kept"
+    with pytest.raises(OSError, match="No space left"):
+        inside.write_bytes(bytes(17 << 20))
+    inside.write_text("kept")
+    await space.cluster.kill("node-1")
+    assert outside.read_text() == "kept"
+    await space.cluster.start("node-1")
+    assert space.on_node("node-1", "/var/lib/dynamic/kept").read_text() == "kept"
+    outside.unlink()
+
+
 async def test_nothing_of_a_node_can_be_seen_from_outside(space: Space) -> None:
     await space.run("p", only(shell(FOREVER)))
     await space.wait("p")
