@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.chaos.run import Run
+from e2e.chaos.run import PATIENCE, Run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="how long faults strike (default: %(default)s)")
     parser.add_argument("--seed", default="1", help="the same seed gives the same schedule (default: %(default)s)")
     parser.add_argument("--every", type=float, default=0.0, help="seconds between faults; else so that each kind comes, at most 8")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds of quiet, in all (default: %(default)s)")
     parser.add_argument("--only", default="", help="comma-separated kinds of faults, to look at one of them")
     parser.add_argument("--schedule", action="store_true", help="print what would happen when, and end")
     parser.add_argument("--keep", type=Path, help="a folder for the logs and the ledgers")
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         state = Path(folder) / "cluster"
         only = tuple(kind.strip() for kind in options.only.split(",") if kind.strip())
-        run = Run(state, seconds=options.seconds, seed=options.seed, every=options.every, only=only, keep=options.keep)
+        given = {"seconds": options.seconds, "seed": options.seed, "every": options.every, "patience": options.patience}
+        run = Run(state, **given, only=only, keep=options.keep)
         if options.schedule:
             print("\n".join(run.described()))
             return 0

@@ -1,8 +1,8 @@
 """The faults: how each is inflicted and healed, and one table of all of them.
 
-Each is an async context manager: entering inflicts it, leaving heals it. What there is to choose from is looked up when it strikes;
-where there is nothing, it raises `NoTarget`. A fault that chaos itself causes to restart a user's container says so in
-`World.restarts`: what is counted beyond that is dynvol's doing.
+Each is an async context manager: entering inflicts it and says what it touched, leaving heals it. What there is to choose from is
+looked up when it strikes; where there is nothing, it raises `NoTarget`. A fault that chaos itself causes to restart a user's
+container says so in `World.restarts`: what is counted beyond that is dynvol's doing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,20 +21,25 @@ from typing import Any, TypeVar
 from e2e.chaos import objects
 from e2e.chaos.objects import NAMESPACE
 from e2e.chaos.proxy import Mood
+from e2e.chaos.recovery import Touched
 from e2e.chaos.schedule import Kind, Stroke
 from e2e.chaos.world import KEYS, SYSTEM, World
 from e2e.cluster.api import Object, path
 from e2e.cluster.lifecycle import APISERVER
 from e2e.cluster.processes import Process
+from e2e.grounds import onnode
 
 T = TypeVar("T")
+
+
+EVERYTHING = Touched()
 
 
 class NoTarget(Exception):
     """There is nothing of the kind at the moment."""
 
 
-Infliction = Callable[[World, Stroke], AbstractAsyncContextManager[None]]
+Infliction = Callable[[World, Stroke], AbstractAsyncContextManager[Touched]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +61,48 @@ def _node(world: World, stroke: Stroke) -> str:
 # --- Processes
 
 
-def _killed(find: Callable[[World], Sequence[Process]]) -> Infliction:
+def _killed(find: Callable[[World], Sequence[Process]], *, in_mount_pod: bool) -> Infliction:
     @asynccontextmanager
-    async def inflict(world: World, stroke: Stroke) -> AsyncIterator[None]:
-        _one(find(world), stroke).send(signal.SIGKILL)
-        yield
+    async def inflict(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
+        process = _one(find(world), stroke)
+        touched = _around(process) if in_mount_pod else Touched(node=world.node_of(process))
+        process.send(signal.SIGKILL)
+        yield touched
 
     return inflict
 
 
+def _around(process: Process) -> Touched:
+    """What a process in a mount pod serves. A client's command line names its mount's source, which begins with the claim's uid."""
+    named = re.search(r"dynvol-([0-9a-f-]{36})-", onnode.command(process.pid))
+    return Touched(mount_pod=onnode.pod_of(process.pid), claim_uid=named[1] if named else "")
+
+
 @asynccontextmanager
-async def _leader_killed(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _leader_killed(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     url = path("coordination.k8s.io/v1", "leases", namespace=SYSTEM, name="dynvol-leader")
     lease = await world.insist(lambda: world.api.get(url))
-    _one(world.processes("dynvol node", node=lease["spec"].get("holderIdentity") or "nobody"), stroke).send(signal.SIGKILL)
-    yield
+    node = lease["spec"].get("holderIdentity") or "nobody"
+    _one(world.processes("dynvol node", node=node), stroke).send(signal.SIGKILL)
+    yield EVERYTHING
 
 
 @asynccontextmanager
-async def _client_stopped(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _client_stopped(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     client: Process = _one(world.clients(), stroke)
+    touched = _around(client)
     client.send(signal.SIGSTOP)
-    yield
+    yield touched
     client.send(signal.SIGCONT)
 
 
 @asynccontextmanager
-async def _container_killed(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _container_killed(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     found = [(pod, process) for pod in await _writers(world) for process in world.processes(f"/ledger/{pod} {pod} ")]
     pod, process = _one(found, stroke)
     world.restarts[pod] += 1
     process.send(signal.SIGKILL)
-    yield
+    yield Touched(pod=pod)
 
 
 async def _writers(world: World, *, node: str = "") -> list[str]:
@@ -97,25 +113,30 @@ async def _writers(world: World, *, node: str = "") -> list[str]:
 # --- Mount pods
 
 
+def _replaced(mount_pod: Object) -> Touched:
+    return Touched(mount_pod=mount_pod["metadata"]["name"], replaced=mount_pod["metadata"]["uid"])
+
+
 async def _mount_pod(world: World, stroke: Stroke) -> Object:
-    found = [pod for pod in await world.mount_pods() if "deletionTimestamp" not in pod["metadata"]]
+    """One that is on a node, and to stay there."""
+    found = [p for p in await world.mount_pods() if p["spec"].get("nodeName") and "deletionTimestamp" not in p["metadata"]]
     return _one(sorted(found, key=lambda pod: str(pod["metadata"]["name"])), stroke)
 
 
 def _mount_pod_deleted(grace: int | None = None) -> Infliction:
     @asynccontextmanager
-    async def inflict(world: World, stroke: Stroke) -> AsyncIterator[None]:
+    async def inflict(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
         pod = await _mount_pod(world, stroke)
         await world.delete("Pod", pod["metadata"]["name"], namespace=SYSTEM, grace=grace)
-        yield
+        yield _replaced(pod)
 
     return inflict
 
 
 @asynccontextmanager
-async def _mount_pod_evicted(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _mount_pod_evicted(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     pod = await _mount_pod(world, stroke)
-    orders = world.cluster.node_directory(_one([pod["spec"].get("nodeName")], stroke)) / "evictions"
+    orders = world.cluster.node_directory(pod["spec"]["nodeName"]) / "evictions"
     orders.mkdir(exist_ok=True)
     order = orders / pod["metadata"]["uid"]
     order.touch()
@@ -124,17 +145,17 @@ async def _mount_pod_evicted(world: World, stroke: Stroke) -> AsyncIterator[None
             while order.exists():  # noqa: ASYNC110 - the kubelet is another process
                 await asyncio.sleep(0.1)
     order.unlink(missing_ok=True)
-    yield
+    yield _replaced(pod)
 
 
 @asynccontextmanager
-async def _mount_pod_unschedulable(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _mount_pod_unschedulable(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     pod = await _mount_pod(world, stroke)
-    node = _one([pod["spec"].get("nodeName")], stroke)
+    node = pod["spec"]["nodeName"]
     await world.apply(objects.hog(node, milli_cpu=1000 * (os.cpu_count() or 1)))
     try:
         await world.delete("Pod", pod["metadata"]["name"], namespace=SYSTEM)
-        yield
+        yield _replaced(pod)
     finally:
         await world.delete("Pod", f"hog-{node}", grace=0)
 
@@ -143,10 +164,10 @@ async def _mount_pod_unschedulable(world: World, stroke: Stroke) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _api_down(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _api_down(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     await world.cluster.kill(APISERVER)
     try:
-        yield
+        yield EVERYTHING
     finally:
         await world.cluster.start(APISERVER)
 
@@ -155,10 +176,10 @@ def _api_answers(*faults: dict[str, Any]) -> Infliction:
     """`faults` as in `e2e.cluster.apiserver.faults`."""
 
     @asynccontextmanager
-    async def inflict(world: World, stroke: Stroke) -> AsyncIterator[None]:
+    async def inflict(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
         await world.debug("faults", list(faults))
         try:
-            yield
+            yield EVERYTHING
         finally:
             await world.debug("faults", [])
 
@@ -166,7 +187,7 @@ def _api_answers(*faults: dict[str, Any]) -> Infliction:
 
 
 @asynccontextmanager
-async def _api_forgets(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _api_forgets(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     """410: nobody's version is known any more, at once and whenever a watch is taken up again."""
 
     async def compact() -> None:
@@ -178,18 +199,18 @@ async def _api_forgets(world: World, stroke: Stroke) -> AsyncIterator[None]:
     compacting = asyncio.create_task(compact(), name="compact")
     try:
         async with _api_answers({"methods": ["GET"], "status": 410, "probability": 0.3})(world, stroke):
-            yield
+            yield EVERYTHING
     finally:
         compacting.cancel()
         await asyncio.gather(compacting, return_exceptions=True)
 
 
 @asynccontextmanager
-async def _api_loses_time(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _api_loses_time(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     """Up to a minute passes that the API server does not remember afterwards. What is chaos' own is written again."""
     kept = await asyncio.to_thread(world.remember)
     try:
-        yield
+        yield EVERYTHING
     finally:
         await world.go_back(kept)
         await world.furnish()
@@ -203,10 +224,10 @@ _CONFLICT = {"methods": ["POST", "PUT", "PATCH", "DELETE"], "status": 409, "prob
 
 def _storage(mood: Mood) -> Infliction:
     @asynccontextmanager
-    async def inflict(world: World, stroke: Stroke) -> AsyncIterator[None]:
+    async def inflict(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
         await world.proxy.become(mood)
         try:
-            yield
+            yield EVERYTHING
         finally:
             await world.proxy.become(Mood.WELL)
 
@@ -214,31 +235,32 @@ def _storage(mood: Mood) -> Infliction:
 
 
 @asynccontextmanager
-async def _secret_gone(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _secret_gone(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     await world.delete("Secret", objects.SECRET)
     try:
-        yield
+        yield EVERYTHING
     finally:
         await world.apply(world.secret())
 
 
 @asynccontextmanager
-async def _secret_changed(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _secret_changed(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     """To another key that is good as well."""
     world.access = next(key for key in KEYS if key != world.access)
     await world.apply(world.secret())
-    yield
+    yield EVERYTHING
 
 
 # --- Nodes
 
 
 @asynccontextmanager
-async def _disk_full(world: World, stroke: Stroke) -> AsyncIterator[None]:
-    filler = world.cluster.disk(_node(world, stroke)) / "filler"
+async def _disk_full(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
+    node = _node(world, stroke)
+    filler = world.cluster.disk(node) / "filler"
     try:
         await asyncio.to_thread(_fill, filler)
-        yield
+        yield Touched(node=node)
     finally:
         filler.unlink(missing_ok=True)
 
@@ -256,33 +278,33 @@ def _fill(file: os.PathLike[str]) -> None:
 
 
 @asynccontextmanager
-async def _kubelet_restarted(world: World, stroke: Stroke) -> AsyncIterator[None]:
-    kubelet = f"kubelet/{_node(world, stroke)}"
-    await world.cluster.kill(kubelet)
+async def _kubelet_restarted(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
+    node = _node(world, stroke)
+    await world.cluster.kill(f"kubelet/{node}")
     try:
-        yield
+        yield Touched(node=node)
     finally:
-        await world.cluster.start(kubelet)
+        await world.cluster.start(f"kubelet/{node}")
 
 
 @asynccontextmanager
-async def _node_rebooted(world: World, stroke: Stroke) -> AsyncIterator[None]:
+async def _node_rebooted(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
     """All processes and mounts are gone, what is on disk is kept. The users' containers start again, which is not our doing."""
     node = _node(world, stroke)
     for pod in await _writers(world, node=node):
         world.restarts[pod] += 1
     await world.cluster.kill(node)
     try:
-        yield
+        yield Touched(node=node)
     finally:
         await world.cluster.start(node)
 
 
 FAULTS = (
-    Fault(Kind("node process killed", "node processes"), _killed(lambda world: world.processes("dynvol node"))),
+    Fault(Kind("node process killed", "node processes"), _killed(lambda world: world.processes("dynvol node"), in_mount_pod=False)),
     Fault(Kind("leader killed", "node processes"), _leader_killed),
-    Fault(Kind("mounter killed", "mount pods"), _killed(lambda world: world.processes("dynvol mounter"))),
-    Fault(Kind("client killed", "mount pods"), _killed(World.clients)),
+    Fault(Kind("mounter killed", "mount pods"), _killed(lambda world: world.processes("dynvol mounter"), in_mount_pod=True)),
+    Fault(Kind("client killed", "mount pods"), _killed(World.clients, in_mount_pod=True)),
     Fault(Kind("client stopped", "mount pods", (2, 40)), _client_stopped),
     Fault(Kind("container killed", "containers"), _container_killed),
     Fault(Kind("mount pod deleted", "mount pods"), _mount_pod_deleted()),

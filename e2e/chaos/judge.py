@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from e2e.chaos.expected import Pair, expected_in
 from e2e.chaos.objects import CLIENTS, NAMESPACE
 from e2e.chaos.report import Findings
 from e2e.chaos.world import SYSTEM, World
@@ -33,20 +34,6 @@ from e2e.manifests import GROUP
 UPLOAD = 15.0
 """Seconds that a client may take to upload what was closed, while all is well."""
 CONNECTIONS = Path("/sys/fs/fuse/connections")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A claim in a pod. `workload` tells mount pods apart."""
-
-    claim: str
-    claim_uid: str
-    pod: str
-    pod_uid: str
-    node: str
-    path: str
-    umask: str
-    workload: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -64,7 +51,7 @@ class Judge:
         )
         mount_pods = await self.world.mount_pods()
         copies = await self.world.all_of("Secret", namespace=SYSTEM, labelSelector=f"{GROUP}/mount-pod")
-        pairs = [pair for claim in claims for pair in _pairs(claim, pods)]
+        pairs = [pair for claim in claims for pair in expected_in(claim, pods)]
         self.world.ledger.catch_up()
         found.add("claims that do not tell the truth", [why for claim in claims for why in _untruths(claim, pairs)])
         found.add("mounts that are not the wanted ones", [*await self._wrong_views(pods, pairs), *self._wrong_on_nodes(pairs)])
@@ -132,8 +119,9 @@ class Judge:
     # --- Programs and their data
 
     def _silent(self, pairs: Sequence[Pair], since: float) -> Iterable[str]:
-        done = self.world.ledger.last_done
-        return [f"{p.claim} in {p.pod}" for p in pairs if done.get((p.pod, p.path), 0.0) <= since]
+        served = self.world.ledger.served
+        late = [pair for pair in pairs if (last := served.get((pair.pod, pair.path))) is None or last.done <= since]
+        return [f"{pair.claim} in {pair.pod}" for pair in late]
 
     def _restarts(self, pods: Sequence[Object]) -> Iterable[str]:
         for pod in pods:
@@ -163,30 +151,6 @@ class Judge:
                 yield f"{len(found)} processes of the kind {what}, not {wanted}: {[process.pid for process in found]}"
         for machine in self.world.machines().values():
             yield from (f"process {pid} is {state}" for pid in onnode.below(machine) if (state := _odd_state(pid)))
-
-
-def _pairs(claim: Object, pods: Sequence[Object]) -> Iterable[Pair]:
-    """The pods that a claim should be in, worked out anew: same namespace, labels, a volume of the claim's class."""
-    spec, meta = claim["spec"], claim["metadata"]
-    if "deletionTimestamp" in meta:
-        return
-    client = spec["storageProviderClass"].rpartition("-")[2]
-    for pod in pods:
-        labels = pod["metadata"].get("labels") or {}
-        if any(labels.get(key) != value for key, value in spec["selector"]["matchLabels"].items()):
-            continue
-        shared = pod["metadata"]["annotations"][f"{GROUP}/mount-pod-dispatch-policy"] == "shared"
-        node = pod["spec"].get("nodeName", "")
-        yield Pair(
-            claim=meta["name"],
-            claim_uid=meta["uid"],
-            pod=pod["metadata"]["name"],
-            pod_uid=pod["metadata"]["uid"],
-            node=node,
-            path=f"/{client}{spec['mountpoint']}",
-            umask=spec["umask"],
-            workload=(client, node) if shared else (client, pod["metadata"]["uid"]),
-        )
 
 
 def _untruths(claim: Object, pairs: Sequence[Pair]) -> Iterable[str]:

@@ -27,6 +27,14 @@ class Line:
         return body(f"{self.key}#{self.number}", self.size)
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A file that was closed without an error, in seconds since boot."""
+
+    began: float
+    done: float
+
+
 @dataclass(slots=True)
 class _File:
     closed: Line | None = None
@@ -41,8 +49,8 @@ class Ledger:
         self._folder = folder
         self._read: dict[Path, int] = {}
         self._files: dict[str, _File] = {}
-        self.last_done: dict[tuple[str, str], float] = {}
-        """(pod, mount) → when a file was last closed there without an error, in seconds since boot."""
+        self.served: dict[tuple[str, str], Served] = {}
+        """(pod, mount) → the last file that was closed there."""
         self.done = 0
         self.failed: dict[str, int] = {}
         self.wrong: list[str] = []
@@ -64,9 +72,10 @@ class Ledger:
             case "try":
                 known.maybe.append(line)
             case "done":
+                began = next((each.seconds for each in known.maybe if each.number == line.number), line.seconds)
+                self.served[pod, line.mount] = Served(began, line.seconds)
                 known.closed = line
                 known.maybe = [each for each in known.maybe if each.seconds > line.seconds]
-                self.last_done[pod, line.mount] = line.seconds
                 self.done += 1
             case "failed":
                 self.failed[line.word] = self.failed.get(line.word, 0) + 1

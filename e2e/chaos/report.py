@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Tally:
-    """Of one kind of fault. `recoveries` in seconds, of those that could be measured."""
+    """Of one kind of fault. `recoveries` in seconds, of those that have recovered and had touched something that stayed."""
 
     struck: int = 0
     missed: int = 0
@@ -42,6 +42,14 @@ class Findings:
     @property
     def clean(self) -> bool:
         return not any(self.problems.values())
+
+
+MEASURED = (
+    "Seconds of recovery: from when a fault was healed (or struck, where nothing is healed) until each mount that it touched has",
+    "taken a file, begun and closed since, its claim has said Ready, and node processes that it touched have said so too. Where a",
+    "mount pod was taken away, its mounts count from when there is another. Overlapping faults are in it. Each program writes a",
+    "file a second, and is looked at twice a second. Not measured: what was gone from the cluster before it could recover.",
+)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.chaos.ledger import Ledger, parsed
+from e2e.chaos.ledger import Ledger, Served, parsed
 from e2e.chaos.writer import Mount, body, follow
 
 
@@ -78,7 +78,7 @@ def test_a_line_that_is_only_half_written_is_read_when_it_is_whole(ledger: Ledge
         more.write("ne /m a#1 10\n")
     ledger.catch_up()
     assert ledger.done == 1
-    assert ledger.last_done == {("pod", "/m"): 1.1}
+    assert ledger.served == {("pod", "/m"): Served(1.0, 1.1)}
 
 
 def test_the_writer_says_what_it_did(tmp_path: Path) -> None:

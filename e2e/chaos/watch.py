@@ -1,84 +1,126 @@
-"""When all is well again: what users of the steady pods and claims see, looked at twice a second.
+"""Looks at the cluster twice a second, and tells how long things take to be well again.
 
-*Well* since a moment means: every steady pod has, since then, closed a file without an error in every steady claim's mount; all
-node processes say that they are ready; the API server says that all steady claims are. So a fault's recovery is measured from its
-healing to that; where another one strikes before, it is not measured, for no one could tell whose it was.
+What is asked of the API server stays as it was last known while that does not answer; that something is well is never assumed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import aiohttp
 
-from e2e.chaos.objects import CLIENTS, STEADY
+from e2e.chaos.expected import expected_in
+from e2e.chaos.objects import CLIENTS, NAMESPACE, STEADY
+from e2e.chaos.recovery import Look, Recovery, Touched
 from e2e.chaos.world import STEADY_PODS, SYSTEM, World, url_of
-from e2e.cluster.api import ApiError
+from e2e.cluster.api import ApiError, Object
+from e2e.manifests import GROUP
 
 LOOK = 0.5
 """Seconds between looks."""
-
-PAIRS = tuple((pod, f"/{client}/{STEADY}-{client}") for pod in STEADY_PODS for client in CLIENTS)
+ANSWER = 5.0
+"""Seconds that whoever is asked may take."""
+STEADY_PLACES = frozenset((pod, f"/{client}/{STEADY}-{client}") for pod in STEADY_PODS for client in CLIENTS)
 
 
 @dataclass(slots=True)
 class Watch:
-    """`run` looks for ever; `well_since` waits."""
+    """`run` looks for ever; `recovered` and `all_is_well` wait for what they are to see."""
 
     world: World
-    problem: str = "not looked yet"
-    """What is not as it should be; empty if all is well but for what programs have still to write."""
-    looked: float = 0.0
-    """When the last look began, in seconds since boot."""
+    last: Look = field(default_factory=lambda: Look(0.0))
+    _addresses: dict[str, str] = field(default_factory=dict)
+    """Of the node processes, by node."""
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def run(self) -> None:
         while True:
             began = time.monotonic()
+            look = await self._look(began)
             self.world.ledger.catch_up()
-            problem = await self._problem()
             async with self._news:
-                self.problem, self.looked = problem, began
+                self.last = look
                 self._news.notify_all()
             await asyncio.sleep(LOOK)
 
-    async def well_since(self, moment: float) -> float:
-        """Seconds from `moment` until all was well; returns when it is."""
+    async def recovered(self, touched: Touched, *, since: float, before: Look) -> float | None:
+        """Seconds from `since` until all that was touched had worked again; returns then. None if nothing of it stayed."""
+        recovery = Recovery(touched, before, since=since)
         async with self._news:
-            await self._news.wait_for(lambda: self.looked >= moment and not self.problem and not self.silent_since(moment))
-        return max(self.looked, *(self.world.ledger.last_done[pair] for pair in PAIRS)) - moment
+            await self._news.wait_for(lambda: recovery.see(self.last, self.world.ledger.served))
+        return recovery.seconds
 
-    def silent_since(self, moment: float) -> list[str]:
-        """The pods' mounts into which nothing has been written since."""
-        done = self.world.ledger.last_done
-        return [f"{pod}:{mount}" for pod, mount in PAIRS if done.get((pod, mount), 0.0) <= moment]
+    async def all_is_well(self) -> None:
+        """The steady pods write into the steady claims, and nothing says otherwise."""
+        async with self._news:
+            await self._news.wait_for(lambda: not self.problems())
 
-    async def _problem(self) -> str:
+    def problems(self) -> list[str]:
+        served = self.world.ledger.served
+        return [
+            *(f"nothing was written to {pod}:{path}" for pod, path in STEADY_PLACES if (pod, path) not in served),
+            *(f"claim {STEADY}-{client} is not Ready" for client in CLIENTS if f"{STEADY}-{client}" not in self.last.claims),
+            *(f"the node process on {node} is not ready" for node in self.world.cluster.nodes if node not in self.last.nodes),
+        ]
+
+    # --- One look
+
+    async def _look(self, began: float) -> Look:
         try:
-            async with asyncio.timeout(10):
-                return await self._unready_claims() or await self._unready_processes()
-        except (ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            return f"the API server: {error or type(error).__name__}"
+            async with asyncio.timeout(ANSWER):
+                look = await self._ask_api(began)
+        except (ApiError, aiohttp.ClientError, OSError, TimeoutError):
+            look = replace(self.last, began=began, claims=frozenset())
+        return replace(look, nodes=frozenset([node for node, at in self._addresses.items() if await _is_ready(at)]))
 
-    async def _unready_claims(self) -> str:
-        claims = await self.world.api.list(url_of("DynamicVolumeClaim", namespace="chaos"))
-        ready = {c["metadata"]["name"] for c in claims if _condition(c, "Ready") == "True"}
-        return ", ".join(f"claim {STEADY}-{c} is not Ready" for c in CLIENTS if f"{STEADY}-{c}" not in ready)
+    async def _ask_api(self, began: float) -> Look:
+        api = self.world.api
+        claims = await api.list(url_of("DynamicVolumeClaim", namespace=NAMESPACE))
+        pods = await api.list(url_of("Pod", namespace=NAMESPACE), labelSelector=f"app={NAMESPACE}")
+        ours = await api.list(url_of("Pod", namespace=SYSTEM))
+        self._addresses |= {p["spec"].get("nodeName", ""): ip for p in ours if _is_node_process(p) if (ip := _address(p))}
+        staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return Look(
+            began,
+            pairs=frozenset(pair for claim in claims for pair in expected_in(claim, staying)),
+            claims=frozenset(c["metadata"]["name"] for c in claims if _condition(c, "Ready") == "True"),
+            mount_pods=dict(_described(pod) for pod in ours if _is_mount_pod(pod)),
+        )
 
-    async def _unready_processes(self) -> str:
-        pods = await self.world.api.list(url_of("Pod", namespace=SYSTEM), labelSelector="app.kubernetes.io/component=node")
-        addresses = {p["spec"].get("nodeName", ""): (p.get("status") or {}).get("podIP", "") for p in pods}
-        answers = [f"no node process on {node}" for node in self.world.cluster.nodes if not addresses.get(node)]
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5), trust_env=False) as session:
-            for node, address in addresses.items():
-                async with session.get(f"http://{address}:9810/readyz") as answer:
-                    answers += [] if answer.status == 200 else [f"the node process on {node} is not ready"]
-        return ", ".join(answers)
+
+async def _is_ready(address: str) -> bool:
+    with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+        timeout = aiohttp.ClientTimeout(total=ANSWER)
+        session = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+        async with session, session.get(f"http://{address}:9810/readyz") as answer:
+            return answer.status == 200
+    return False
 
 
-def _condition(claim: dict[str, object], kind: str) -> str:
-    status = claim.get("status") or {}
-    assert isinstance(status, dict)
-    return next((c["status"] for c in status.get("conditions") or () if c["type"] == kind), "")
+def _described(mount_pod: Object) -> tuple[str, tuple[str, tuple[str, ...]]]:
+    """Its workload in the words of `Pair.workload`."""
+    meta = mount_pod["metadata"]
+    _, provider_class, policy, pod_uid = meta["annotations"][f"{GROUP}/workload"].split("/")
+    client = provider_class.rpartition("-")[2]
+    return meta["name"], (meta["uid"], (client, mount_pod["spec"].get("nodeName", "") if policy == "shared" else pod_uid))
+
+
+def _is_mount_pod(pod: Object) -> bool:
+    return f"{GROUP}/mount-pod" in (pod["metadata"].get("labels") or {})
+
+
+def _is_node_process(pod: Object) -> bool:
+    return (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/component") == "node"
+
+
+def _address(pod: Object) -> str:
+    return str((pod.get("status") or {}).get("podIP", ""))
+
+
+def _condition(claim: dict[str, Any], kind: str) -> str:
+    conditions = (claim.get("status") or {}).get("conditions") or ()
+    return next((c["status"] for c in conditions if c["type"] == kind), "")

@@ -126,6 +126,10 @@ class World:
             if (machine := self.cluster.machine(name)) and machine.alive:
                 yield from onnode.below(machine.pid)
 
+    def node_of(self, process: Process) -> str:
+        """Empty for one that has ended."""
+        return next((node for node in self.cluster.nodes if process.pid in self._pids(node)), "")
+
     def machines(self) -> dict[str, int]:
         return {name: host.pid for name in self.cluster.nodes if (host := self.cluster.machine(name)) and host.alive}
 

@@ -23,10 +23,9 @@ DISK = (STATE_DIR, "/var/lib/kubelet/pods", "/var/log")
 def kill(program: str, *, pods: Collection[str], name: str, among: Iterable[int]) -> int:
     """Sends the signal `name` ("KILL") to those processes `among` whose command line contains `program`, in pods of these names.
 
-    A pod's processes are known by POD_NAME in their environment, or in that of a process above them: what a FUSE client inherits is
-    little. Returns how many there were.
+    Returns how many there were.
     """
-    chosen = [pid for pid in among if pid != os.getpid() and program in command(pid) and _pod(pid) in pods]
+    chosen = [pid for pid in among if pid != os.getpid() and program in command(pid) and pod_of(pid) in pods]
     for pid in chosen:
         os.kill(pid, signal.Signals[f"SIG{name}"])
     return len(chosen)
@@ -124,7 +123,9 @@ def _listed(directory: Path) -> list[Path]:
         return []
 
 
-def _pod(pid: int) -> str:
+def pod_of(pid: int) -> str:
+    """The name of the pod that a process is in; empty if it is in none of ours. It stands in the environment as POD_NAME, or in that
+    of a process above: what a FUSE client inherits is little."""
     while pid > 1:
         if name := _environment(pid).get("POD_NAME"):
             return name
