@@ -124,8 +124,10 @@ def _listed(directory: Path) -> list[Path]:
 
 
 def pod_of(pid: int) -> str:
-    """The name of the pod that a process is in; empty if it is in none of ours. It stands in the environment as POD_NAME, or in that
-    of a process above: what a FUSE client inherits is little."""
+    """The name of the pod that a process is in; empty if it is in none of ours.
+
+    It stands in the environment as POD_NAME, or in that of a process above: what a FUSE client inherits is little.
+    """
     while pid > 1:
         if name := _environment(pid).get("POD_NAME"):
             return name
