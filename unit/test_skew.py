@@ -7,6 +7,9 @@ it tells that an upgrade would unmount, or lose sight of, what is mounted: the c
 from __future__ import annotations
 
 import json
+from pathlib import PurePosixPath
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
@@ -18,8 +21,9 @@ from dynvol.api.identity import Workload
 from dynvol.api.mounts import MountReport, Phase, WantedMount, decode_reports, decode_wanted, encode
 from dynvol.controllers.desired import attachments, wanted_mounts
 from dynvol.controllers.status import Serving, Standing, standing
+from dynvol.controllers.view import NodeView
 from dynvol.mounter import decide
-from unit.controllers.objects import claim, pod, provider_class, running
+from unit.controllers.objects import claim, pod, provider_class, running, volume
 
 PLAIN = (
     '[{"claim":"apps/data","claimUid":"uid-data","podUid":"uid-web-1","path":"uid-web-1/data","provider":"s3",'
@@ -53,6 +57,20 @@ def test_a_mount_pod_of_an_earlier_version_is_told_what_it_was_told_before() -> 
     assert told_of(claim("data"), context=SecurityContext()) == PLAIN
     as_user = SecurityContext(run_as_user=1000, fs_group=2000)
     assert told_of(full_claim(), context=as_user, mounter="rclone", mount_options="vfs-cache-max-size=1G") == FULL
+
+
+def test_pods_that_share_are_told_what_they_were_told_before_and_by_the_way_whose_client_is_theirs() -> None:
+    """An earlier version leaves that out: it serves each claim by a client of its own, under the claim's name, and is believed."""
+    classes = {"s3-sample": provider_class()}
+    shared = attachments(pod(volumes=(volume(policy="shared"),)), [claim("data")], classes)
+    (wanted,) = wanted_mounts(shared, classes, ())
+    told = json.loads(encode([wanted]))
+    assert told[0].pop("client")
+    assert [told[0][key] for key in ("claimUid", "specHash", "path")] == ["uid-data", "7649c4782955", "uid-web-1/data"]
+    (earlier,) = decode_wanted(json.dumps(told))
+    assert earlier.source == wanted.claims_source == "dynvol-uid-data-7649c4782955"
+    node = SimpleNamespace(mounts=SimpleNamespace(source_at={PurePosixPath("/root/uid-web-1/data"): earlier.source}.get))
+    assert NodeView.is_mounted(cast(NodeView, node), wanted, root=PurePosixPath("/root"))
 
 
 def test_what_earlier_versions_wrote_is_read() -> None:

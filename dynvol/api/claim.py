@@ -142,6 +142,9 @@ def age_order(claim: DynamicVolumeClaim) -> tuple[str, str, str]:
     return (claim.metadata.creation_timestamp, claim.metadata.key, claim.metadata.uid)
 
 
-def digest(value: object) -> str:
-    """Twelve hexadecimal digits that differ when `value` (anything msgspec encodes) does; order of mapping keys is ignored."""
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:12]
+def digest(value: object, *, digits: int = 12) -> str:
+    """Hexadecimal digits that differ when `value` (anything msgspec encodes) does; order of mapping keys is ignored.
+
+    Twelve tell the versions of one thing apart. Where things of several users must not be taken for one another, 32 are wanted.
+    """
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:digits]

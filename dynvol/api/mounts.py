@@ -35,6 +35,10 @@ class Phase(StrEnum):
         return cls.MOUNTING
 
 
+SOURCE_PREFIX: Final = "dynvol-"
+"""All that a mounter mounts has a source that begins so (`WantedMount.source`)."""
+SHARED_SOURCE: Final = f"{SOURCE_PREFIX}shared-"
+"""And so what may be several claims' at once. No claim's uid is "shared"."""
 UNFLUSHED: Final = "UnflushedData"
 """The reason of a mount that is gone or going, while files of it wait for their way into the storage."""
 
@@ -44,7 +48,7 @@ class WantedMount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
 
     `path` is relative to the mounter's root: `<pod uid>/<mountpoint without its leading slash>`. A mounter that serves no pods has
     an empty `pod_uid`, and paths that begin below its root. `spec_hash` covers everything that
-    makes two mounts different, so a changed hash at the same path means: unmount, then mount anew. `source()` is the name under
+    makes two mounts different, so a changed hash at the same path means: unmount, then mount anew. `source` is the name under
     which the mount shows in the mount table, whoever looks.
     """
 
@@ -60,14 +64,29 @@ class WantedMount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     """Which of the mounter's sets of credentials; empty: the one that is for all mounts that name none."""
     parameters: dict[str, str] = {}
     """Non-secret: for s3 `bucket`, `endpoint`, `prefix`, `region`, `pathStyle`, `uid`, `gid`, `umask`, `mounter`, `options`."""
+    client: str = ""
+    """Equal for the mounts that one client is to serve, of whichever claims: they differ in nothing but claim, pod and path. Empty:
+    the claim has a client of its own."""
+    users: tuple[str, ...] = ()
+    """Never told, but written on the disk beside what such a client caches: the keys of all whose data that may be."""
 
     @property
     def key(self) -> str:
         return f"{self.claim_uid}/{self.pod_uid}"
 
     @property
+    def owners(self) -> frozenset[str]:
+        """The keys of those whose data its cache may hold."""
+        return frozenset(self.users or (self.key,))
+
+    @property
     def source(self) -> str:
-        return f"dynvol-{self.claim_uid}-{self.spec_hash}"
+        return f"{SHARED_SOURCE}{self.client}" if self.client else self.claims_source
+
+    @property
+    def claims_source(self) -> str:
+        """What a mounter calls it that does not know of `client`: one that is older, or serves what it was told before."""
+        return f"{SOURCE_PREFIX}{self.claim_uid}-{self.spec_hash}"
 
 
 class MountReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

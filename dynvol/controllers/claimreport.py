@@ -38,12 +38,14 @@ from .namesakes import Superseded, expect_same
 from .room import Load, memory_limit
 from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, stamped, standing
 from .turns import Turns
-from .view import BY_CLAIM_UID, BY_CLASS, BY_UID, Instruments, NodeView, claim_uid_of, reported, told
+from .view import BY_CLAIM_UID, BY_CLASS, BY_UID, Instruments, NodeView, reported, told
 
 RELEASED_AFTER: Final = 600.0
 """Seconds for which a deleted claim waits for data that cannot be uploaded."""
 LOOK_AGAIN: Final = 10.0
 """Seconds between looks at what has not been uploaded yet."""
+REMAINS_CHECK: Final = 1.0
+"""Seconds between looks at what a mount pod that is no more has left mounted."""
 _TOO_MANY_PODS: Final = (
     "the status of this claim cannot hold all the pods that it reaches (about 3000), and those that are not in it get no mount; "
     "give each part of them a claim of its own, by narrower selectors"
@@ -140,7 +142,7 @@ class ClaimReporter:
         return [c.metadata.key for c in self._view.claims.store.by_index(BY_UID, uid)]
 
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
-        for uid in {claim_uid_of(source) for _, source in changed}:
+        for uid in {uid for path, source in changed for uid in self._view.claims_at(path, source)}:
             for key in self._claims_by_uid(uid):
                 self.controller.enqueue(key)
 
@@ -184,6 +186,9 @@ class ClaimReporter:
                 # No event tells that time has passed, or that a file has arrived.
                 if any(entry.reason == UNFLUSHED for entry in self._shown(current)):
                     return RequeueAfter(LOOK_AGAIN)
+                # Nor whose a mount was that went, and that several claims may have shared.
+                if self._remains(current, {entry.uid: entry for entry in self._shown(current)}):
+                    return RequeueAfter(REMAINS_CHECK)
         return DONE
 
     def _forget_the_gone(self) -> None:
@@ -246,7 +251,7 @@ class ClaimReporter:
         """This node's entries for `claim`, as things stand: the pods that it reaches, and those that it has yet to leave."""
         at = now()
         found = {a.pod.metadata.uid: self._entry(a, had=had, at=at) for a in self._attachments(claim)}
-        for pod_uid, (mount_pod, report) in self._occupied(claim.metadata.uid).items():
+        for pod_uid, (mount_pod, report) in self._occupied(claim, had).items():
             if pod_uid not in found:
                 old = had.get(pod_uid) or PodMount(uid=pod_uid, pod="", node=self._view.node, mount_pod=mount_pod)
                 found[pod_uid] = leftover(old, report, at=at)
@@ -285,17 +290,28 @@ class ClaimReporter:
         others = (mount for mount in told(mount_pod) if mount.key != wanted.key)
         return Load.of(others, limit=memory_limit(mount_pod, provider_class)).shortage(wanted)
 
-    def _occupied(self, claim_uid: str) -> dict[str, tuple[str, MountReport | None]]:
+    def _occupied(self, claim: DynamicVolumeClaim, had: Mapping[str, PodMount]) -> dict[str, tuple[str, MountReport | None]]:
         """Where something of the claim is mounted on this node, is said to be, or may be at any moment since a mount pod has been
         told: pod uid → the mount pod, as far as known, and what it reports."""
+        claim_uid = claim.metadata.uid
         occupied: dict[str, tuple[str, MountReport | None]] = {}
-        for pod_uid in self._view.mounts.pods_of_claim(claim_uid):
+        for pod_uid in self._view.mounts.pods_of_claim(claim_uid) | self._remains(claim, had):
             occupied[pod_uid] = ("", None)
         for mount_pod in self._view.mount_pods.store.by_index(BY_CLAIM_UID, claim_uid):
             name = mount_pod.metadata.name
             occupied |= {w.pod_uid: (name, None) for w in told(mount_pod) if w.claim_uid == claim_uid}
             occupied |= {r.pod_uid: (name, r) for r in reported(mount_pod) if r.claim_uid == claim_uid}
         return occupied
+
+    def _remains(self, claim: DynamicVolumeClaim, had: Mapping[str, PodMount]) -> set[str]:
+        """The pods in which a mount pod that is no more has left something at the claim's mountpoint that names no claim. One that
+        is there says itself what is whose."""
+        gone = {uid: entry.mount_pod for uid, entry in had.items() if entry.mount_pod and not self._exists(entry.mount_pod)}
+        paths = {uid: f"{uid}{claim.spec.mountpoint}" for uid in gone}
+        return {uid for uid, path in paths.items() if path in self._view.mounts.nameless(uuid_of_mount_pod(gone[uid]))}
+
+    def _exists(self, mount_pod: str) -> bool:
+        return self._view.mount_pod(uuid_of_mount_pod(mount_pod)) is not None
 
     async def _with_leftovers(
         self, claim: DynamicVolumeClaim, entries: Sequence[PodMount], *, had: Mapping[str, PodMount]
@@ -320,8 +336,11 @@ class ClaimReporter:
         """What is on the disk of one pair that is not mounted any more."""
         if not entry.mount_pod or entry.uid in self._view.mounts.pods_of_claim(claim_uid):
             return None
-        found = await look(self._view, uuid_of_mount_pod(entry.mount_pod))
-        return found if found is not None and found.of(claim_uid=claim_uid, pod_uid=entry.uid) else None
+        uuid = uuid_of_mount_pod(entry.mount_pod)
+        found = await look(self._view, uuid)
+        # A client that goes on for other claims uploads what this one wrote too.
+        others = {mount.source for mount in told(self._view.mount_pod(uuid)) if mount.client}
+        return found if found is not None and found.of(claim_uid=claim_uid, pod_uid=entry.uid, unless=others) else None
 
     # --- What is told
 

@@ -200,12 +200,14 @@ def _lineage(path: str) -> Iterator[str]:
 def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -> WantedMount:
     """What a mount pod is told of an attachment that was not refused.
 
-    Mounts of a claim that differ in nothing but their path have one hash where pods share a mount pod: so one client serves them.
+    Where pods share a mount pod, mounts that differ in nothing but claim, pod and path have one client.
     """
     claim, pod = attachment.claim, attachment.pod
     parameters = _owner(claim, pod) | claim.spec.parameters | provider_class.spec.mount_parameters
     shared = attachment.volume is not None and attachment.volume.policy == names.SHARED
     identity = (claim.spec.provider, "" if shared else attachment.path, claim.spec.read_only, parameters)
+    # Long enough that nobody finds another mount with the same name, to put it in the place of a neighbour's.
+    client = digest(identity, digits=32) if shared else ""
     return WantedMount(
         claim=claim.metadata.key,
         claim_uid=claim.metadata.uid,
@@ -215,6 +217,7 @@ def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -
         spec_hash=digest(identity),
         read_only=claim.spec.read_only,
         parameters=parameters,
+        client=client,
     )
 
 

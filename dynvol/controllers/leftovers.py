@@ -6,6 +6,7 @@ directory on the disk says all that is needed for that. Read when asked for, nev
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -28,10 +29,10 @@ class Leftovers:
     def files(self) -> int:
         return sum(left.files for left in self.waiting)
 
-    def of(self, *, claim_uid: str, pod_uid: str) -> int:
-        """How many files are of one claim in one pod."""
-        mine = (left for left in self.waiting if (left.mount.claim_uid, left.mount.pod_uid) == (claim_uid, pod_uid))
-        return sum(left.files for left in mine)
+    def of(self, *, claim_uid: str, pod_uid: str, unless: Collection[str] = ()) -> int:
+        """How many files are, or may be, of one claim in one pod; `unless` their mount has one of these sources."""
+        mine = (left for left in self.waiting if f"{claim_uid}/{pod_uid}" in left.mount.owners)
+        return sum(left.files for left in mine if left.mount.source not in unless)
 
     def workload(self, node: str) -> Workload | None:
         """Whose they are; None if the directory is not of this node."""

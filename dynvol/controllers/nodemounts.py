@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+from dynvol.api.mounts import SHARED_SOURCE, SOURCE_PREFIX
 from dynvol.mount import caches, fuse, paths, targets
 from dynvol.mount.caches import Leftover
 from dynvol.mount.executor import MountExecutor
@@ -20,7 +22,7 @@ from dynvol.mount.paths import Removal
 from dynvol.mount.watch import MountWatcher
 from dynvol.observe import logs
 
-from .view import SOURCE_PREFIX, claim_uid_of
+from .view import claim_uid_of
 
 log = logs.get(__name__)
 
@@ -38,8 +40,8 @@ class KernelMounts:
         self._executor = executor
         self._handlers: list[Handler] = []
         self._seen: frozenset[Place] = frozenset()
-        self._by_claim: tuple[MountTable, dict[str, frozenset[str]]] | None = None
-        """The last table that was asked about claims, and all the answers to that."""
+        self._claims: _Claims | None = None
+        """All answers about claims, from the last table that was asked."""
 
     async def run(self) -> None:
         table: MountTable | None = None
@@ -76,18 +78,15 @@ class KernelMounts:
         return parts[1] if len(parts) >= 2 else None
 
     def pods_of_claim(self, claim_uid: str) -> frozenset[str]:
-        table = self._watcher.table
-        if self._by_claim is None or self._by_claim[0] is not table:
-            self._by_claim = table, self._pods_by_claim(table)
-        return self._by_claim[1].get(claim_uid, frozenset())
+        return frozenset(self._about_claims().pods.get(claim_uid, ()))
 
-    def _pods_by_claim(self, table: MountTable) -> dict[str, frozenset[str]]:
-        found: dict[str, set[str]] = {}
-        for mount in table.below(str(self._base)):
-            _class, _uuid, pod_uid, *mountpoint = mount.path.removeprefix(f"{self._base}/").split("/", 3) + ["", "", ""]
-            if mountpoint[0] and (claim_uid := claim_uid_of(mount.source)):
-                found.setdefault(claim_uid, set()).add(pod_uid)
-        return {claim_uid: frozenset(pods) for claim_uid, pods in found.items()}
+    def nameless(self, uuid: str) -> frozenset[str]:
+        return frozenset(self._about_claims().nameless.get(uuid, ()))
+
+    def _about_claims(self) -> _Claims:
+        if self._claims is None or self._claims.table is not self._watcher.table:
+            self._claims = _Claims.of(self._watcher.table, base=f"{self._base}/")
+        return self._claims
 
     async def roots(self) -> dict[str, PurePosixPath]:
         return await asyncio.to_thread(_roots_on_disk, self._base)
@@ -114,6 +113,28 @@ class KernelMounts:
     async def release(self, root: PurePosixPath, *, keep: frozenset[str]) -> list[str]:
         removal = await self._executor.run(targets.lane(root), _release, str(root), keep)
         return [f"{obstacle.path} {obstacle.reason}" for obstacle in removal.left]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """What a mount table says of claims."""
+
+    table: MountTable
+    pods: dict[str, set[str]]
+    """Claim's uid → the pods where it is."""
+    nameless: dict[str, set[str]]
+    """Workload's uuid → the paths below its root of what may be several claims'."""
+
+    @classmethod
+    def of(cls, table: MountTable, *, base: str) -> _Claims:
+        found = cls(table, {}, {})
+        for mount in table.below(base.rstrip("/")):
+            _class, uuid, pod_uid, mountpoint = [*mount.path.removeprefix(base).split("/", 3), "", "", ""][:4]
+            if mountpoint and mount.source.startswith(SHARED_SOURCE):
+                found.nameless.setdefault(uuid, set()).add(f"{pod_uid}/{mountpoint}")
+            elif mountpoint and (claim_uid := claim_uid_of(mount.source)):
+                found.pods.setdefault(claim_uid, set()).add(pod_uid)
+        return found
 
 
 def _roots_on_disk(base: PurePosixPath) -> dict[str, PurePosixPath]:

@@ -17,7 +17,15 @@ from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim
 from dynvol.api.core import Node, Pod
 from dynvol.api.identity import Workload, mount_pod_name
-from dynvol.api.mounts import MalformedAnnotation, MountReport, WantedMount, decode_reports, decode_wanted
+from dynvol.api.mounts import (
+    SHARED_SOURCE,
+    SOURCE_PREFIX,
+    MalformedAnnotation,
+    MountReport,
+    WantedMount,
+    decode_reports,
+    decode_wanted,
+)
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.mount.caches import Leftover
 from dynvol.runtime.controller import Controller, Reconcile
@@ -35,8 +43,6 @@ BY_UID: Final = "uid"
 BY_CLAIM_UID: Final = "claim"
 SYNC_DEADLINE: Final = 7 * 24 * 3600.0
 """Seconds. Ending the process would not bring the API server back, but would keep pods from starting; /readyz tells meanwhile."""
-SOURCE_PREFIX: Final = "dynvol-"
-"""All that a mounter mounts has a source that begins so (`WantedMount.source`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,11 @@ class NodeMounts(Protocol):
         ...
 
     def pods_of_claim(self, claim_uid: str) -> frozenset[str]:
-        """The uids of the pods in whose directories something of this claim is mounted."""
+        """The uids of the pods in whose directories something is mounted that names this claim."""
+        ...
+
+    def nameless(self, uuid: str) -> frozenset[str]:
+        """The paths below a workload's root at which something is mounted that names no claim, since several may share it."""
         ...
 
     async def clear_dead(self, root: PurePosixPath) -> None:
@@ -193,8 +203,20 @@ class NodeView:
         return {c.metadata.name: c for c in self.classes.store.values()}
 
     def is_mounted(self, wanted: WantedMount, *, root: PurePosixPath) -> bool:
-        """Whether exactly this mount, not another, is in the mount table of this node."""
-        return self.mounts.source_at(root / wanted.path) == wanted.source
+        """Whether exactly this mount, not another, is in the mount table of this node, be it under the name that an older mount pod
+        gives it."""
+        return self.mounts.source_at(root / wanted.path) in (wanted.source, wanted.claims_source)
+
+    def claims_at(self, path: PurePosixPath, source: str) -> set[str]:
+        """The uids of the claims whose mount this may be, or have been: of the one that it names, else of those that belong at that
+        path, or of which the mount pod has been told or says that they are there."""
+        uuid = self.mounts.uuid_of(path)
+        if not source.startswith(SHARED_SOURCE) or uuid is None:
+            return {claim_uid_of(source)} - {""}
+        _, _, below = str(path).partition(f"/{uuid}/")
+        attached = (a for pod in self.pods_of(uuid) for a in self.matches.of(pod).values() if below.startswith(pod.metadata.uid))
+        words: tuple[WantedMount | MountReport, ...] = (*told(self.mount_pod(uuid)), *reported(self.mount_pod(uuid)))
+        return {a.claim.metadata.uid for a in attached if a.path == below} | {w.claim_uid for w in words if w.path == below}
 
     def own_node(self) -> Node | None:
         return self.nodes.store.get(self.node)
@@ -224,8 +246,10 @@ def index_by_claim_uid(mount_pod: Pod) -> Iterable[str]:
 
 
 def claim_uid_of(source: str) -> str:
-    """The inverse of `WantedMount.source`, as far as the claim's uid; empty for what is not ours."""
-    return source.removeprefix(SOURCE_PREFIX).rpartition("-")[0] if source.startswith(SOURCE_PREFIX) else ""
+    """The inverse of `WantedMount.source`, as far as the claim's uid; empty for what is not ours, or may be several claims'."""
+    if source.startswith(SHARED_SOURCE) or not source.startswith(SOURCE_PREFIX):
+        return ""
+    return source.removeprefix(SOURCE_PREFIX).rpartition("-")[0]
 
 
 def told(mount_pod: Pod | None) -> tuple[WantedMount, ...]:

@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -58,9 +59,10 @@ def holding(directory: str) -> Iterator[None]:
 
 
 def record(directory: str, mount: WantedMount) -> None:
-    """Say what the cache that is about to be made will be of. On disk when this returns, in whole or not at all."""
+    """Say what the cache that is about to be made will be of, or of whom it will be too. On disk when this returns, in whole or not
+    at all."""
     path = f"{directory}/{mount.source}{_RECORD}"
-    fresh = f"{path}{_FRESH}"
+    fresh = f"{path}.{threading.get_native_id()}{_FRESH}"
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(msgspec.json.encode(mount))
         os.fsync(file.fileno())

@@ -37,19 +37,23 @@ class State(Enum):
 
 
 class SessionView(msgspec.Struct, frozen=True):
-    claim_uid: str
     spec_hash: str
     state: State
     device: tuple[int, int] | None = None
     """Of the private mount, while it serves. A mount that shows with another is of a client that died."""
     finding: Finding | None = None
     restarts: int = 0
-    paths: frozenset[str] = frozenset()
-    """Where it shows or showed since it runs."""
+    paths: Mapping[str, str] = {}
+    """Where it shows, or showed and has yet to end for that: path → the uid of the claim whose it is."""
+    owners: frozenset[str] = frozenset()
+    """The keys (`WantedMount.key`) of all whose data it may have, those included whom it shows nothing any more."""
     flushed: bool = False
     """It is ending, and all that was written and closed is in the storage."""
     in_pods: bool = True
     """Its paths begin with a pod's uid."""
+
+    def pod(self, path: str) -> str:
+        return path.partition("/")[0] if self.in_pods else ""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -108,7 +112,7 @@ def decide(
         *(action for action in corrections if action is not None),
         *_salvages(wanted, left, sessions),
         *_starts(wanted, left, sessions),
-        *_shows(wanted, shown, sessions, busy),
+        *_shows(wanted, left, shown, sessions, busy),
         *_stops(wanted, shown, sessions, busy),
     ]
 
@@ -120,22 +124,41 @@ def _salvages(wanted: Collection[WantedMount], left: Collection[WantedMount], se
 
 
 def _starts(wanted: Collection[WantedMount], left: Collection[WantedMount], sessions: Mapping[str, SessionView]) -> list[Start]:
-    """One for each source that has no session, but for those whose claim still has old data to bring home."""
+    """One for each source that has no session, as soon as one of its claims has no old data to bring home."""
+    held = _held_back(wanted, left, sessions)
+    free = [mount for mount in wanted if mount.source not in sessions and mount.claim_uid not in held]
+    return [Start(mount) for mount in {mount.source: mount for mount in reversed(free)}.values()]
+
+
+def _held_back(wanted: Collection[WantedMount], left: Collection[WantedMount], sessions: Mapping[str, SessionView]) -> set[str]:
+    """The claims of which a mount that is no longer wanted has data that is not in the storage yet: a new one would not show it."""
     sources = {mount.source for mount in wanted}
-    waiting = {mount.claim_uid for mount in left if mount.source not in sources}
-    missing = {mount.source: mount for mount in reversed([*wanted]) if mount.source not in sessions}
-    free = (mount for mount in missing.values() if mount.claim_uid not in waiting)
-    return [Start(mount) for mount in free if _predecessor(mount, sessions, sources) is None]
+    return {owner.partition("/")[0] for owner in _waited_for(sources, left, sessions)}
+
+
+def _waited_for(wanted: Collection[str], left: Collection[WantedMount], sessions: Mapping[str, SessionView]) -> set[str]:
+    """The same, pair by pair of claim and pod."""
+    ending = {owner for view in _ending(wanted, sessions) for owner in view.owners}
+    return ending | {owner for mount in left if mount.source not in wanted for owner in mount.owners}
+
+
+def _ending(wanted: Collection[str], sessions: Mapping[str, SessionView]) -> list[SessionView]:
+    """The sessions that are no longer `wanted`, and have data that may not be in the storage yet."""
+    return [view for source, view in sessions.items() if source not in wanted and not view.flushed]
 
 
 def _shows(
     wanted: Collection[WantedMount],
+    left: Collection[WantedMount],
     shown: Mapping[str, Sequence[Shown]],
     sessions: Mapping[str, SessionView],
     busy: Collection[str],
 ) -> list[Show]:
+    """A client may serve other claims already, while one has yet to bring home what it wrote elsewhere."""
     serving = {source for source, session in sessions.items() if session.state is State.SERVING}
-    bare = [m for m in wanted if m.source in serving and m.path not in shown and m.path not in busy]
+    sources = {mount.source for mount in wanted}
+    held = _waited_for(sources, left, sessions)
+    bare = [m for m in wanted if m.source in serving and m.path not in shown and m.path not in busy and m.key not in held]
     return [Show(mount.path, mount.source, mount.read_only) for mount in bare]
 
 
@@ -147,7 +170,7 @@ def _stops(
 ) -> list[Stop]:
     """Sessions that no one wants, once nothing of theirs shows or is about to."""
     needed = {mount.source for mount in wanted} | {entry.source for stack in shown.values() for entry in stack}
-    idle = [s for s, view in sessions.items() if s not in needed and not view.paths & set(busy)]
+    idle = [s for s, view in sessions.items() if s not in needed and not view.paths.keys() & set(busy)]
     return [Stop(source) for source in idle if sessions[source].state is not State.ENDING]
 
 
@@ -164,14 +187,6 @@ def _correct(path: str, stack: Sequence[Shown], mount: WantedMount | None, sessi
         return Show(path, mount.source, mount.read_only)
     # The client died. What shows answers every call with ENOTCONN, which programs take for the failure that it is; an empty
     # directory they would take for an empty bucket. So it stays until its successor serves.
-    return None
-
-
-def _predecessor(mount: WantedMount, sessions: Mapping[str, SessionView], wanted: Collection[str]) -> SessionView | None:
-    """A session of the same claim that is no longer wanted. Its data must be in the storage before a new one reads there."""
-    for source, session in sessions.items():
-        if session.claim_uid == mount.claim_uid and source not in wanted and not session.flushed:
-            return session
     return None
 
 
@@ -225,12 +240,12 @@ def reports(
 
     `time` is left to the engine, which knows what was reported before.
     """
-    found = [refused.get(m.key) or _of_wanted(m, shown=shown, sessions=sessions, failures=failures) for m in wanted]
-    keys = {entry.key for entry in found}
     sources = {mount.source for mount in wanted if mount.key not in refused}
+    found = [refused.get(m.key) or _of_wanted(m, sources, shown=shown, sessions=sessions, failures=failures) for m in wanted]
+    keys = {entry.key for entry in found}
     for source, session in sessions.items():
-        leaving = session.paths if source not in sources else session.paths - {m.path for m in wanted if m.source == source}
-        for path in sorted(leaving):
+        staying = {m.path for m in wanted if m.source == source} if source in sources else set()
+        for path in sorted(session.paths.keys() - staying):
             entry = _leaving(path, session, still_shows=path in shown, whole=source not in sources)
             if entry is not None and entry.key not in keys:
                 found.append(entry)
@@ -244,8 +259,8 @@ def _leaving(path: str, session: SessionView, *, still_shows: bool, whole: bool)
         return None
     finding = session.finding if session.state is State.ENDING else None
     return MountReport(
-        claim_uid=session.claim_uid,
-        pod_uid=path.partition("/")[0] if session.in_pods else "",
+        claim_uid=session.paths[path],
+        pod_uid=session.pod(path),
         path=path,
         spec_hash=session.spec_hash,
         phase=Phase.UNMOUNTING,
@@ -257,6 +272,7 @@ def _leaving(path: str, session: SessionView, *, still_shows: bool, whole: bool)
 
 def _of_wanted(
     mount: WantedMount,
+    sources: Collection[str],
     *,
     shown: Mapping[str, Sequence[Shown]],
     sessions: Mapping[str, SessionView],
@@ -275,14 +291,16 @@ def _of_wanted(
             return report(mount, Phase.FAILED if broken else Phase.MOUNTED, session.finding, restarts=session.restarts)
         case State.SERVING if failure := failures.get(mount.path):
             return report(mount, Phase.FAILED, failure, restarts=session.restarts)
+        case State.SERVING if earlier := [view for view in _ending(sources, sessions) if mount.key in view.owners]:
+            return report(mount, Phase.MOUNTING, earlier[0].finding or _CHANGING)
         case State.BROKEN:
             return report(mount, Phase.FAILED, session.finding, restarts=session.restarts)
     return report(mount, Phase.MOUNTING, session.finding, restarts=session.restarts)
 
 
 def _waiting(mount: WantedMount, sessions: Mapping[str, SessionView]) -> MountReport:
-    for session in sessions.values():
-        if session.claim_uid == mount.claim_uid and session.spec_hash != mount.spec_hash and not session.flushed:
+    for source, session in sessions.items():
+        if source != mount.source and not session.flushed and mount.claim_uid in {o.partition("/")[0] for o in session.owners}:
             finding = session.finding if session.state is State.ENDING else None
             return report(mount, Phase.MOUNTING, finding or _CHANGING)
     return report(mount, Phase.PENDING)

@@ -20,7 +20,7 @@ from typing import Final, TypeGuard
 import msgspec
 
 from dynvol.api.mounts import MountReport, WantedMount
-from dynvol.mount import mountinfo, paths, propagation, syscalls
+from dynvol.mount import caches, mountinfo, paths, propagation, syscalls
 from dynvol.mount.errors import MountBusy, MountProblem, NotMounted
 from dynvol.mount.mountinfo import Mount, MountTable
 from dynvol.mount.propagation import Propagation
@@ -168,10 +168,13 @@ class Engine:
     def _apply(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:
             case Start(mount=mount):
-                self._begin(mount, tasks).paths.update(m.path for m in self._accepted if m.source == mount.source)
+                session = self._begin(mount, tasks)
+                for shown in self._accepted:
+                    if shown.source == mount.source:
+                        session.admit(shown)
             case Salvage(mount=mount):
                 session = self._begin(mount, tasks)
-                session.paths.add(mount.path)
+                session.admit(mount)
                 session.stop()
             case Stop(source=source):
                 self._sessions[source].stop()
@@ -180,8 +183,8 @@ class Engine:
                 tasks.create_task(self._correct(action, self._sessions.get(source)), name=f"correct {path}")
 
     def _begin(self, mount: WantedMount, tasks: asyncio.TaskGroup) -> Session:
-        self._left.pop(mount.source, None)
-        session = self._sessions[mount.source] = Session(mount, self._tools, changed=self._poke)
+        left = self._left.pop(mount.source, mount).owners
+        session = self._sessions[mount.source] = Session(mount, self._tools, changed=self._poke, left=left)
         tasks.create_task(self._live(session), name=f"session {mount.source}")
         return session
 
@@ -211,7 +214,12 @@ class Engine:
 
     async def _show(self, action: Show, session: Session) -> None:
         """Ends when the watched table shows it too: what is decided next must not be decided from an older one."""
-        session.paths.add(action.path)
+        mount = next((m for m in self._accepted if (m.path, m.source) == (action.path, action.source)), None)
+        if mount is None:
+            return
+        if session.admit(mount):
+            # Another claim's, or pod's, data may be in the client's cache from now on.
+            await self._tools.executor.run(f"cache {action.source}", caches.record, self._tools.stage.cache, session.on_record)
         device = session.view.device
         if device is None:
             return
@@ -254,7 +262,8 @@ class Engine:
 
     async def _hide(self, action: Hide, session: Session | None) -> None:
         """1. Plainly, for a while. 2. Lazily: what is open stays usable, what is opened now finds the bare directory, which
-        containers cannot write to. 3. Remove the directories, as far as they are empty."""
+        containers cannot write to. 3. Remove the directories, as far as they are empty. A client that goes on for others is done
+        with the path then; one that ends has data to bring home for it."""
         target = self._tools.stage.shown(action.path)
         run = self._tools.executor.run
         if not (action.gently and await self._hide_gently(target)):
@@ -263,6 +272,8 @@ class Engine:
             await run(action.path, _hide, target, lazily=True)
         await run(action.path, self._remove_directories, action.path)
         await self._until_seen(lambda table: not _is_ours(table.at(target)))
+        if session is not None and any(mount.source == action.source for mount in self._accepted):
+            session.paths.pop(action.path, None)
 
     async def _until_seen(self, predicate: Callable[[MountTable], bool]) -> None:
         """Until the watched table shows it. On a node with no time to spare that may take long, which is no failure: what is

@@ -17,6 +17,8 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
+
 from dynvol.api.mounts import UNFLUSHED, WantedMount
 from dynvol.mount import caches, providers
 from dynvol.mount.errors import MountProblem
@@ -33,9 +35,11 @@ _log: Final = logs.get(__name__)
 
 
 class Session:
-    """`changed` is called after each change of `view`."""
+    """`changed` is called after each change of `view`. What an earlier one has `left` in the cache is these owners'."""
 
-    def __init__(self, mount: WantedMount, tools: Tools, *, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, mount: WantedMount, tools: Tools, *, changed: Callable[[], None], left: frozenset[str] = frozenset()
+    ) -> None:
         self.mount: Final = mount
         self._tools = tools
         self._changed = changed
@@ -60,22 +64,36 @@ class Session:
         """How often in a row the present credentials could not be put to use."""
         self._retiring: Final[set[asyncio.Task[None]]] = set()
         """Clients whose successor serves."""
-        self.paths: Final[set[str]] = set()
-        """Where it was asked for or shown."""
+        self.paths: Final[dict[str, str]] = {}
+        """Where it was asked for or shown, and has to end for that: path → the claim's uid."""
+        self._owners: Final = {*mount.owners, *left}
+        """All whose data its cache may hold."""
 
     @property
     def view(self) -> SessionView:
         return SessionView(
-            self.mount.claim_uid,
             self.mount.spec_hash,
             self._state,
             self._life.device if self._life is not None else None,
             self._finding,
             max(0, self._restarts),
-            frozenset(self.paths),
+            dict(self.paths),
+            frozenset(self._owners),
             self._flushed,
             bool(self.mount.pod_uid),
         )
+
+    @property
+    def on_record(self) -> WantedMount:
+        """What is to be known of its cache, should nothing else be left of it."""
+        return msgspec.structs.replace(self.mount, users=tuple(sorted(self._owners))) if self.mount.client else self.mount
+
+    def admit(self, mount: WantedMount) -> bool:
+        """`mount` is going to be shown too. Whether that is to be put on record first."""
+        self.paths[mount.path] = mount.claim_uid
+        known = mount.key in self._owners
+        self._owners.add(mount.key)
+        return not known and bool(self.mount.client)
 
     @property
     def private_mount(self) -> str:
@@ -165,7 +183,7 @@ class Session:
         if not client.checks_storage and (finding := await self._diagnose(client, number)):
             self._fail(finding)
             return
-        life = Life(self.mount, client, credentials, number, self._tools)
+        life = Life(self.on_record, client, credentials, number, self._tools)
         if not await self._begin(life, slowly=lambda finding: self._tell(State.STARTING, finding), failed=self._fail):
             return
         _log.info("serving", source=self.mount.source, pid=life.child.pid, seconds=round(_now() - started, 3))
@@ -282,7 +300,7 @@ class Session:
             else:
                 self._not_yet(Finding("Uploading", f"{_files(count)} still being uploaded with the earlier ones", lasting=False))
             return None
-        successor = Life(self.mount, client, credentials, life.number + 1, self._tools)
+        successor = Life(self.on_record, client, credentials, life.number + 1, self._tools)
         if not await self._begin(successor, slowly=lambda _: None, failed=self._not_yet):
             return None
         self._refusals = 0
@@ -454,7 +472,7 @@ class Session:
             await self._pause()
             return False
         self._tell_of_leftovers(_unflushed(count))
-        await self._upload(Life(self.mount, client, credentials, number, self._tools))
+        await self._upload(Life(self.on_record, client, credentials, number, self._tools))
         return False
 
     async def _upload(self, life: Life) -> None:

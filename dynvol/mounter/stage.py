@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from dynvol.api import names
+from dynvol.api.mounts import SOURCE_PREFIX
 from dynvol.mount import fuse, mountinfo, paths, propagation, syscalls
 from dynvol.mount.mountinfo import Mount, MountTable
 from dynvol.mount.providers.contract import Credentials, Place
@@ -22,10 +23,6 @@ from dynvol.mount.syscalls import MountFlag
 from dynvol.observe import logs
 
 _log: Final = logs.get(__name__)
-
-SOURCE_PREFIX: Final = "dynvol-"
-"""What the source of each of our mounts begins with (`WantedMount.source`)."""
-
 
 SENT: Final = "sent-"
 """What the name of a set of credentials begins with that came with a call: it is kept in `run`, which is memory."""

@@ -65,6 +65,10 @@ class Table:
     def pods_of_claim(self, claim_uid: str) -> frozenset[str]:
         return frozenset(p.relative_to(_BASE).parts[2] for p, source in self.mounts.items() if claim_uid_of(source) == claim_uid)
 
+    def nameless(self, uuid: str) -> frozenset[str]:
+        mine = (p.relative_to(_BASE).parts for p, source in self.mounts.items() if not claim_uid_of(source))
+        return frozenset("/".join(below) for _, of, *below in mine if of == uuid)
+
     async def roots(self) -> dict[str, PurePosixPath]:
         return {root.name: root for root in self.directories}
 
@@ -145,6 +149,8 @@ class PlayedMountPods:
         )
         self.pods.add_handler(self.poke)
         self._wake = asyncio.Event()
+        self._whose: dict[PurePosixPath, str] = {}
+        """Path → the claim's uid."""
         table.on_change(self.poke)
         self.flushing = False
         """What is no longer wanted stays mounted, and is said to be on its way out."""
@@ -222,6 +228,7 @@ class PlayedMountPods:
                 self._table.unmount(path)
         for path, mount in wanted.items():
             if self._table.source_at(path) is None:
+                self._whose[path] = mount.claim_uid
                 self._table.mount(path, mount.source)
         if self._table.left.get(self.cache(pod)) and not self.offline:
             self._table.left[self.cache(pod)] = ()
@@ -229,9 +236,8 @@ class PlayedMountPods:
 
     async def _report(self, pod: Pod, root: PurePosixPath, wanted: Sequence[WantedMount]) -> None:
         reports = [_said(w.claim_uid, str(w.path), w.spec_hash, Phase.MOUNTED) for w in wanted]
-        for path, source in self._table.below(root).items():
-            if path not in {root / w.path for w in wanted}:
-                reports.append(_said(claim_uid_of(source), str(path.relative_to(root)), "", Phase.UNMOUNTING))
+        leaving = self._table.below(root).keys() - {root / w.path for w in wanted}
+        reports += [_said(self._whose[path], str(path.relative_to(root)), "", Phase.UNMOUNTING) for path in leaving]
         told_already = {w.key for w in wanted}
         for left in self._table.left.get(self.cache(pod), ()):
             if left.mount.key not in told_already:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import PurePosixPath
+
 import pytest
 
 from dynvol.api import names
@@ -186,6 +189,46 @@ async def test_pods_of_a_namespace_may_share_a_mount_pod(world: World) -> None:
         await world.until(lambda: [len(pods) for pods in world.table.directories.values()] == [1])
         await world.until(lambda: list(world.entries()) == ["two"])
         assert world.is_mounted("two")
+
+
+async def test_claims_on_one_bucket_share_its_client_and_come_and_go_each_for_itself(world: World) -> None:
+    async with world.process():
+        await world.add_class()
+        await world.add_pod(policy=names.SHARED)
+        await world.add_claim("one")
+        await world.add_claim("two")
+        await world.until(lambda: world.is_mounted(claim="one") and world.is_mounted(claim="two"))
+        assert len(world.table.mounts) == 2 and len(set(world.table.mounts.values())) == 1
+        await world.delete_claim("one")
+        await world.until(lambda: world.claim("one") is None)
+        assert world.is_mounted(claim="two") and len(world.table.mounts) == 1
+
+
+async def test_a_claim_is_held_while_what_it_shared_is_left_mounted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mount names no claim, and its mount pod, which would say whose it is, is no more."""
+    async with world.process():
+        await world.add_class()
+        await world.add_pod(policy=names.SHARED)
+        await world.add_claim()
+        await world.until(world.is_mounted)
+    lost = world.mount_pod()
+    assert lost is not None
+    await world.mounters.end(lost)
+    await world.until(lambda: world.mount_pod() is None)
+    assert world.table.mounts
+    await world.delete_claim()
+    may_clear, clear = asyncio.Event(), world.table.clear_dead
+
+    async def clear_when_told(root: PurePosixPath) -> None:
+        await may_clear.wait()
+        await clear(root)
+
+    monkeypatch.setattr(world.table, "clear_dead", clear_when_told)
+    async with world.process():
+        await world.until(lambda: world.phase() == Phase.UNMOUNTING)
+        may_clear.set()
+        await world.until(lambda: world.claim() is None)
+        assert not world.table.mounts
 
 
 async def test_more_mounts_than_an_annotation_holds_are_refused_and_follow_when_there_is_room(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from dynvol.api import names
 from dynvol.api.claim import S3Config
 from dynvol.api.core import Pod, SecurityContext
-from dynvol.api.mounts import MountReport, Phase, overlap
+from dynvol.api.mounts import MountReport, Phase, WantedMount, overlap
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.controllers.desired import Attachment, attachments, path_in_container, wanted_mount, wanted_mounts, workload
 
@@ -148,6 +149,23 @@ def test_pods_that_share_a_mount_pod_share_a_mount_unless_it_shows_them_other_ow
     assert source("a", policy="shared") == source("b", policy="shared")
     assert source("a", policy="shared") != source("b", policy="shared", uid=8)
     assert source("a", policy="independent") != source("b", policy="independent")
+
+
+def test_claims_on_one_storage_share_a_client_where_pods_share_a_mount_pod() -> None:
+    def mounted(name: str, *, policy: str = "shared", **fields: object) -> WantedMount:
+        one = pod(name, volumes=(volume(policy=policy),))
+        return wanted_mount(only(attachments(one, [claim(f"of-{name}", **fields)], CLASSES)), CLASSES["s3-sample"])  # type: ignore[arg-type]
+
+    same = mounted("a").source
+    assert mounted("b", mountpoint="/elsewhere").source == same
+    assert same.startswith("dynvol-shared-")
+    others = ({"s3": S3Config(bucket="other", endpoint="http://s3")}, {"uid": 8}, {"umask": "0077"})
+    assert same not in {mounted("b", **fields).source for fields in others}
+    read_only = claim("of-b")
+    read_only = msgspec.structs.replace(read_only, spec=msgspec.structs.replace(read_only.spec, read_only=True))
+    shared = pod("b", volumes=(volume(policy="shared"),))
+    assert wanted_mount(only(attachments(shared, [read_only], CLASSES)), CLASSES["s3-sample"]).source != same
+    assert mounted("a", policy="independent").source != mounted("b", policy="independent").source
 
 
 def hash_of(**fields: object) -> str:

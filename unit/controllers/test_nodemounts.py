@@ -46,6 +46,15 @@ def test_a_claim_occupies_the_pods_below_whose_directories_it_is_mounted() -> No
     assert asked.pods_of_claim("claim-3") == frozenset()
 
 
+def test_what_several_claims_may_share_is_told_by_where_it_is() -> None:
+    shared = table(
+        line(4, f"{ROOT}/pod-a/data", "dynvol-shared-1"), line(5, f"{ROOT}/pod-b/deep/er", "dynvol-shared-1"), line(6, ROOT, "x")
+    )
+    asked, _ = mounts(shared)
+    assert asked.nameless("u-1") == {"pod-a/data", "pod-b/deep/er"}
+    assert asked.nameless("u-2") == asked.pods_of_claim("shared") == frozenset()
+
+
 def test_answers_are_of_the_present_table() -> None:
     asked, watcher = mounts(SERVED)
     assert asked.pods_of_claim("claim-2")

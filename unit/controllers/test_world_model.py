@@ -98,19 +98,31 @@ class Right:
         yield from (self._claims, self._entries, self._sums, self._classes)
 
     def _mounts(self) -> object:
-        found = {path: source.removeprefix("dynvol-").rpartition("-")[0] for path, source in self.table.mounts.items()}
+        found = {path: self._named(source) or self._served(path) for path, source in self.table.mounts.items()}
         wanted = {path: _uid(claim) for path, claim in self.mounts.items()}
         return found != wanted and (found, wanted)
 
+    def _named(self, source: str) -> str:
+        """The claim's uid, if the source names one."""
+        name = source.removeprefix("dynvol-")
+        return "" if name.startswith("shared-") else name.rpartition("-")[0]
+
+    def _served(self, path: PurePosixPath) -> str:
+        """Whose a mount is that does not say so: the mount pod must have been told."""
+        one = self._told(path)
+        return str(one["claimUid"]) if one and self.table.mounts[path] == _shared(one) else ""
+
+    def _told(self, path: PurePosixPath) -> Object | None:
+        annotations = [pod["metadata"]["annotations"] for pod in self.mount_pods]
+        every = (one for found in annotations for one in json.loads(found[names.WANTED_ANNOTATION]))
+        return next((one for one in every if one["path"] == "/".join(path.parts[5:])), None)
+
     def _parameters(self) -> object:
         """That which is mounted is what the claim says now."""
-        told = {
-            w["path"]: w for pod in self.mount_pods for w in json.loads(pod["metadata"]["annotations"][names.WANTED_ANNOTATION])
-        }
         buckets = {}
         for path in self.mounts:
-            one = told.get("/".join(path.parts[5:]))
-            if one and self.table.mounts[path] == f"dynvol-{one['claimUid']}-{one['specHash']}":
+            one = self._told(path)
+            if one and self.table.mounts[path] in (f"dynvol-{one['claimUid']}-{one['specHash']}", _shared(one)):
                 buckets[path] = one["parameters"]["bucket"]
         wanted = {path: claim["spec"]["s3Config"]["bucket"] for path, claim in self.mounts.items()}
         return buckets != wanted and (buckets, wanted)
@@ -157,6 +169,10 @@ class Right:
         """One that is being deleted stays as long as a pod uses it."""
         users = any(pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") for pod in self.pods)
         return not users and [c["metadata"]["name"] for c in self.classes if "deletionTimestamp" in c["metadata"]]
+
+
+def _shared(told: Object) -> str:
+    return f"dynvol-shared-{told['client']}" if "client" in told else ""
 
 
 def _uid(body: Object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dynvol.api.mounts import WantedMount
@@ -39,6 +40,14 @@ def test_what_waits_is_found_with_all_it_takes_to_mount_it_again(tmp_path: Path)
     assert [(left.mount, left.files) for left in caches.leftovers(str(tmp_path))] == [(wanted("a"), 3)]
     assert {mount.claim_uid for mount in caches.recorded(str(tmp_path))} == {"a", "b", "c"}
     assert caches.numbers(str(tmp_path), wanted("a").source) == [0, 1]
+
+
+def test_a_cache_that_is_of_several_claims_names_all_of_them(tmp_path: Path) -> None:
+    shared = msgspec.structs.replace(wanted("a"), client="c")
+    fill(tmp_path, shared, dirty=1)
+    assert [left.mount.owners for left in caches.leftovers(str(tmp_path))] == [{"a/pod"}]
+    caches.record(str(tmp_path), msgspec.structs.replace(shared, users=("a/pod", "b/pod")))
+    assert [(left.mount.owners, left.files) for left in caches.leftovers(str(tmp_path))] == [(frozenset({"a/pod", "b/pod"}), 1)]
 
 
 def test_nothing_is_left_where_nothing_is() -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from dynvol.api.mounts import Phase, WantedMount
 from dynvol.mount.providers.contract import Finding
-from dynvol.mounter.decide import Hide, SessionView, Show, Shown, Start, State, Stop, decide, refusals, reports
+from dynvol.mounter.decide import Hide, Salvage, SessionView, Show, Shown, Start, State, Stop, decide, refusals, reports
 
 DEVICE, DEAD = (0, 7), (0, 6)
 PARAMETERS = {"bucket": "some-bucket"}
@@ -20,7 +20,7 @@ def mount(claim: str = "a", *, at: str = "data", spec: str = "1", pod: str = "po
 
 def session(of: WantedMount, state: State = State.SERVING, *, finding: Finding | None = None, flushed: bool = False) -> SessionView:
     device = DEVICE if state is State.SERVING else None
-    return SessionView(of.claim_uid, of.spec_hash, state, device, finding, paths=frozenset({of.path}), flushed=flushed)
+    return SessionView(of.spec_hash, state, device, finding, paths={of.path: of.claim_uid}, owners=of.owners, flushed=flushed)
 
 
 A = mount()
@@ -82,6 +82,35 @@ def test_two_pods_of_one_claim_share_a_session() -> None:
     assert decide([A, other], shown=SHOWN, sessions=SERVED) == [Show(other.path, A.source, read_only=False)]
     both = {**SHOWN, other.path: [Shown(A.source, DEVICE)]}
     assert decide([A], shown=both, sessions=SERVED) == [Hide(other.path, A.source, gently=True)]
+
+
+def test_claims_with_one_client_share_a_session_and_lose_their_own_place_only() -> None:
+    one, two = (msgspec.structs.replace(mount(claim, at=claim), client="c") for claim in "ab")
+    assert decide([one, two], shown={}, sessions={}) == [Start(one)]
+    both = {m.path: [Shown(m.source, DEVICE)] for m in (one, two)}
+    served = {one.source: msgspec.structs.replace(session(one), paths={one.path: "a", two.path: "b"})}
+    assert decide([one, two], shown=both, sessions=served) == []
+    assert decide([two], shown=both, sessions=served) == [Hide(one.path, one.source, gently=True)]
+    assert decide([two], shown={two.path: both[two.path]}, sessions=served) == []
+    assert phases([two], sessions=served, shown=both) == [("1", "Mounted", ""), ("1", "Unmounting", "")]
+    assert decide([], shown={}, sessions=served) == [Stop(one.source)]
+
+
+def test_a_claim_joins_a_client_when_what_it_wrote_elsewhere_is_in_the_storage() -> None:
+    shared = msgspec.structs.replace(mount("b", at="b", spec="2"), client="c")
+    joining = msgspec.structs.replace(mount("a", spec="2"), client="c")
+    serving = {shared.source: session(shared)}
+    shown = {shared.path: [Shown(shared.source, DEVICE)]}
+    show = [Show(joining.path, joining.source, read_only=False)]
+    before = session(A, State.ENDING, finding=Finding("UnflushedData", "1 file is"))
+    both = [shared, joining]
+    assert decide(both, shown=shown, sessions={**serving, A.source: before}) == []
+    assert ("2", "Mounting", "UnflushedData") in phases(both, sessions={**serving, A.source: before}, shown=shown)
+    assert decide(both, shown=shown, sessions={**serving, A.source: msgspec.structs.replace(before, flushed=True)}) == show
+    assert decide([joining], shown={}, sessions={}, left=[A]) == [Salvage(A)]
+    together = msgspec.structs.replace(mount("z"), client="d", users=("a/pod", "z/pod"))
+    assert decide(both, shown=shown, sessions=serving, left=[together]) == [Salvage(together)]
+    assert decide(both, shown=shown, sessions=serving) == show
 
 
 def test_overlapping_malformed_and_foreign_paths_are_refused() -> None:
@@ -160,7 +189,7 @@ def test_a_changed_spec_is_reported_as_such_while_the_old_one_goes() -> None:
 
 def test_a_pod_that_lost_a_shared_mount_is_done_when_it_shows_no_more() -> None:
     other = mount(pod="other")
-    shared = msgspec.structs.replace(session(A), paths=frozenset({A.path, other.path}))
+    shared = msgspec.structs.replace(session(A), paths={A.path: A.claim_uid, other.path: other.claim_uid})
     both = {**SHOWN, other.path: [Shown(A.source, DEVICE)]}
     assert phases([A], sessions={A.source: shared}, shown=both) == [("1", "Mounted", ""), ("1", "Unmounting", "")]
     assert phases([A], sessions={A.source: shared}, shown=SHOWN) == [("1", "Mounted", "")]

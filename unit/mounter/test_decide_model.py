@@ -27,16 +27,23 @@ class Client:
     mount: WantedMount
     state: State = State.STARTING
     device: tuple[int, int] | None = None
-    paths: set[str] = field(default_factory=set)
+    paths: dict[str, str] = field(default_factory=dict)
+    owners: set[str] = field(default_factory=set)
     flushed: bool = False
 
     @property
     def view(self) -> SessionView:
-        claim, spec = self.mount.claim_uid, self.mount.spec_hash
-        return SessionView(claim, spec, self.state, self.device, paths=frozenset(self.paths), flushed=self.flushed)
+        return SessionView(
+            self.mount.spec_hash,
+            self.state,
+            self.device,
+            paths=dict(self.paths),
+            owners=frozenset(self.owners),
+            flushed=self.flushed,
+        )
 
 
-def a_mount(claim: str, spec: str, pod: str, place: str) -> WantedMount:
+def a_mount(claim: str, spec: str, pod: str, place: str, shared: bool) -> WantedMount:
     return WantedMount(
         claim=f"ns/{claim}",
         claim_uid=claim,
@@ -45,6 +52,7 @@ def a_mount(claim: str, spec: str, pod: str, place: str) -> WantedMount:
         provider="s3",
         spec_hash=spec,
         parameters=PARAMETERS,
+        client=spec if shared else "",
     )
 
 
@@ -54,8 +62,13 @@ mounts = st.builds(
     st.sampled_from("12"),
     st.sampled_from(["pod-p", "pod-q"]),
     st.sampled_from(["data", "data/deep", "other"]),
+    st.booleans(),
 )
 choice = st.integers(0, 100)
+
+
+def changed(mount: WantedMount, spec: str) -> WantedMount:
+    return msgspec.structs.replace(mount, spec_hash=spec, client=spec if mount.client else "")
 
 
 class MounterMachine(RuleBasedStateMachine):
@@ -66,8 +79,8 @@ class MounterMachine(RuleBasedStateMachine):
         self.table: dict[str, list[Shown]] = {}
         self.in_hand: dict[str, Show | Hide] = {}
         """Path → what is being done there."""
-        self.written: dict[str, WantedMount] = {}
-        """Source → what it mounts, where a program has written something that no storage has yet."""
+        self.written: dict[str, set[str]] = {}
+        """Source → the keys of those of whom a program has written something that no storage has yet."""
         self.left: dict[str, WantedMount] = {}
         """Caches of earlier mounters."""
         self.devices = itertools.count(1)
@@ -89,7 +102,7 @@ class MounterMachine(RuleBasedStateMachine):
     def a_claim_is_changed(self, which: int) -> None:
         mount = self.wanted[which % len(self.wanted)]
         spec = "2" if mount.spec_hash == "1" else "1"
-        self.wanted = [msgspec.structs.replace(m, spec_hash=spec) if m.claim_uid == mount.claim_uid else m for m in self.wanted]
+        self.wanted = [changed(m, spec) if m.claim_uid == mount.claim_uid else m for m in self.wanted]
 
     @precondition(lambda self: self.wanted)
     @rule(which=choice)
@@ -133,7 +146,8 @@ class MounterMachine(RuleBasedStateMachine):
     @rule()
     def the_mounter_is_killed(self) -> None:
         """The next one finds the caches, and clears the mounts."""
-        self.left |= {source: client.mount for source, client in self.clients.items() if not client.flushed}
+        unflushed = {source: client for source, client in self.clients.items() if not client.flushed}
+        self.left |= {s: msgspec.structs.replace(c.mount, users=tuple(sorted(c.owners))) for s, c in unflushed.items()}
         self.clients.clear()
         self.in_hand.clear()
         self.table.clear()
@@ -159,12 +173,19 @@ class MounterMachine(RuleBasedStateMachine):
     def act(self, action: Action) -> None:
         match action:
             case Start(mount):
-                stale = [m for s, m in self.written.items() if m.claim_uid == mount.claim_uid and s not in self.sources()]
+                stale = [
+                    s
+                    for s, owners in self.written.items()
+                    if s not in self.sources() and mount.claim_uid in {owner.partition("/")[0] for owner in owners}
+                ]
                 assert not stale, "it would read what is older than what a program wrote"
-                self.begin(mount).paths.update(m.path for m in self.accepted if m.source == mount.source)
+                client = self.begin(mount)
+                for other in self.accepted:
+                    if other.source == mount.source:
+                        self.admit(client, other)
             case Salvage(mount):
                 client = self.begin(mount)
-                client.paths.add(mount.path)
+                self.admit(client, mount)
                 client.state = State.ENDING
             case Stop(source):
                 assert not [p for p, stack in self.table.items() for shown in stack if shown.source == source], "it still shows"
@@ -175,12 +196,19 @@ class MounterMachine(RuleBasedStateMachine):
                 assert path not in self.in_hand
                 self.in_hand[path] = action
                 if isinstance(action, Show):
-                    self.clients[action.source].paths.add(path)
+                    (mount,) = (m for m in self.accepted if m.path == path)
+                    stale = [s for s, owners in self.written.items() if mount.key in owners and s not in self.sources()]
+                    assert not stale, "it would see what is older than what a program wrote"
+                    self.admit(self.clients[action.source], mount)
+
+    def admit(self, client: Client, mount: WantedMount) -> None:
+        client.paths[mount.path] = mount.claim_uid
+        client.owners.add(mount.key)
 
     def begin(self, mount: WantedMount) -> Client:
         assert mount.source not in self.clients
-        self.left.pop(mount.source, None)
-        client = self.clients[mount.source] = Client(mount)
+        left = self.left.pop(mount.source, mount)
+        client = self.clients[mount.source] = Client(mount, owners={*mount.owners, *left.owners})
         return client
 
     @precondition(lambda self: self.in_hand)
@@ -190,14 +218,17 @@ class MounterMachine(RuleBasedStateMachine):
 
     def finish(self, path: str) -> None:
         action = self.in_hand.pop(path)
+        client = self.clients.get(action.source)
         if isinstance(action, Hide):
             self.table.pop(path, None)
-            return
-        client = self.clients.get(action.source)
-        if client is not None and client.device is not None:
+            if client is not None and action.source in self.sources():
+                key = f"{client.paths.pop(path, '')}/{path.partition('/')[0]}"
+                # What a client that goes on has yet to upload, is no longer waited for.
+                self.written.get(action.source, set()).discard(key)
+        elif client is not None and client.device is not None:
             self.table[path] = [Shown(action.source, client.device)]
             # A program that waited for it writes at once.
-            self.written[action.source] = client.mount
+            self.written.setdefault(action.source, set()).add(f"{client.paths[path]}/{path.partition('/')[0]}")
 
     # --- What must hold
 

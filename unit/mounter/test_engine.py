@@ -14,7 +14,7 @@ import pytest
 
 from dynvol.api import names
 from dynvol.api.mounts import Phase
-from dynvol.mount import mountinfo, propagation, syscalls
+from dynvol.mount import caches, mountinfo, propagation, syscalls
 from dynvol.mounter import stage
 from dynvol.mounter.tools import Timing
 from dynvol.observe import logs
@@ -95,6 +95,42 @@ def test_what_is_wanted_becomes_readable_and_goes_when_it_is_not(playground: str
         await hand.until(lambda found: not found)
         assert not hand.shown().exists()
         assert hand.shown().parent.exists()
+        assert os.listdir(hand.stage.cache) == []
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_claims_on_one_bucket_have_one_client_which_serves_to_the_last_of_them(playground: str) -> None:
+    """Neither notices that another comes or goes, or that they die and come back together."""
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        one, two, other = (
+            msgspec.structs.replace(wanted(storage, claim, at=claim, mounter="rclone"), client=client)
+            for claim, client in (("one", "c"), ("two", "c"), ("other", "d"))
+        )
+        await hand.mounted(one, other)
+        first = hand.client(one)
+        await hand.mounted(one, two, other)
+        assert hand.client(two) == first != hand.client(other)
+        assert caches.recorded(hand.stage.cache)[0].owners == {one.key, two.key}
+        await in_thread(lambda: (hand.shown("one") / "new").write_text("by one"))
+        assert await in_thread((hand.shown("two") / "new").read_text) == "by one"
+
+        hand.engine.set_wanted([two, other])
+        await hand.until(lambda found: [r.claim_uid for r in found] == ["two", "other"])
+        assert not hand.shown("one").exists()
+        assert await in_thread((hand.shown("two") / "hello").read_text) == "hello from a\n"
+        assert hand.client(two) == first
+
+        await hand.mounted(one, two, other)
+        os.kill(first, signal.SIGKILL)
+        await hand.until(lambda found: any(r.phase is not Phase.MOUNTED for r in found))
+        await hand.until(lambda found: all(r.phase is Phase.MOUNTED for r in found))
+        for claim in ("one", "two"):
+            assert await in_thread((hand.shown(claim) / "hello").read_text) == "hello from a\n"
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not found)
         assert os.listdir(hand.stage.cache) == []
 
     play(playground, story)
