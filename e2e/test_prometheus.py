@@ -1,7 +1,7 @@
 """A real Prometheus watches dynvol while mounts come, break and fail: its answers are true, and alerts and dashboard show them.
 
-It scrapes the pods' own ports, so this needs a cluster whose pods the suite can reach; elsewhere `Ground.fetch` skips. What
-rules do in each kind of trouble is promtool's to say, in unit/config.
+It scrapes the pods' own ports, so this needs a cluster whose pods the suite can reach; elsewhere it is skipped. What rules do in
+each kind of trouble is promtool's to say, in unit/config.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final
 import pytest
 
 from e2e.conftest import World
+from e2e.grounds import onnode
 from e2e.kubectl import Kubectl, eventually
 from e2e.prometheus import Prometheus, alerts, dashboard_queries, metrics_in, prometheus, rule_file, scrape_job
 
@@ -33,7 +34,8 @@ def watching(world: World, tmp_path: Path) -> Iterator[Prometheus]:
         pytest.skip("no prometheus on this machine; hack/test installs it")
     pods = system(world).list("pods", f"--selector={SELECTOR}")
     job = scrape_job(pods)
-    world.ground.fetch(f"http://{job['static_configs'][0]['targets'][0]}/metrics")  # Skips where the suite does not reach pods.
+    if not onnode.fetch(f"http://{job['static_configs'][0]['targets'][0]}/metrics")[0]:
+        pytest.skip("this machine does not reach the cluster's pods, and Prometheus runs here")
     with prometheus(tmp_path, scrape=job, rules=impatient(rule_file(), FAILED)) as server:
         eventually(lambda: {t["health"] for t in server.targets()} == {"up"}, within=20, what="all targets were scraped")
         yield server

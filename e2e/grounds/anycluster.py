@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,33 @@ class AnyCluster:
         return [place for places in self._on_nodes("findings", text.encode().hex()) for place in places]
 
     def run_in(self, pod_uid: str, *command: str) -> str:
-        pytest.skip("no way past the API server on a cluster that is only known by its kubeconfig")
+        """The API server is there for the suite, also when it is not for dynvol."""
+        everywhere = self.kubectl.list("pods", "--all-namespaces")
+        (pod,) = (p["metadata"] for p in everywhere if p["metadata"]["uid"] == pod_uid)
+        done = self.kubectl.within(pod["namespace"]).exec(pod["name"], *command)
+        return done.out + done.err
 
     def fetch(self, address: str) -> tuple[int, str]:
-        pytest.skip("no way past the API server on a cluster that is only known by its kubeconfig")
+        status, text = self._on_nodes("fetch", address)[0]
+        return status, text
 
     def reboot(self) -> None:
         pytest.skip("the suite does not reboot the nodes of a cluster that is not its own")
 
-    def without_api(self) -> AbstractContextManager[None]:
-        pytest.skip("the suite does not end the API server of a cluster that is not its own")
+    @contextmanager
+    def without_api(self) -> Iterator[None]:
+        """The API server of a cluster that is not the suite's lives on; what works on the nodes is cut off from it."""
+        on_nodes = "--selector=app.kubernetes.io/component in (node, mount-pod)"
+        found = self.kubectl.within(SYSTEM).list("pods", on_nodes)
+        if any(pod["spec"].get("hostNetwork") for pod in found):
+            pytest.skip("dynvol's pods share the network of their nodes, which is not to be cut off")
+        pods = [pod["metadata"]["name"] for pod in found]
+        address = self.kubectl.within("default").get("service", "kubernetes")["spec"]["clusterIP"]
+        try:
+            assert sum(self._on_nodes("cut-off", address, *pods)) == len(pods)
+            yield
+        finally:
+            self._on_nodes("let-through", address, *pods)
 
     def _on_nodes(self, *arguments: str) -> list[Any]:
         """What each node's hand found."""

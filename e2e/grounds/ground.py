@@ -75,18 +75,19 @@ class Ground(Protocol):
         ...
 
     def run_in(self, pod_uid: str, *command: str) -> str:
-        """Runs a command in the mount namespace of a pod's first process, past the API server; what it printed. Skips where the
-        suite has no hand on the nodes."""
+        """Runs a command in a pod's mount namespace, also `without_api`; what it printed."""
         ...
 
     def fetch(self, address: str) -> tuple[int, str]:
-        """HTTP status and text of a port in the cluster, past the API server; 0 where nobody answers. Skips likewise."""
+        """HTTP status and text of a port in the cluster, also `without_api`; 0 where nobody answers."""
         ...
 
     def reboot(self) -> None:
-        """All nodes lose all their processes and mounts at once, and come back with their disks. Skips likewise."""
+        """All nodes lose all their processes and mounts at once, and come back with their disks. Skips where they
+        are not the suite's own."""
         ...
 
     def without_api(self) -> AbstractContextManager[None]:
-        """The API server is dead inside the block, by SIGKILL, and back after it. Skips likewise."""
+        """Inside the block dynvol has no API server: it is dead, by SIGKILL, or, where it is not the suite's own, what runs of
+        dynvol on the nodes is cut off from it."""
         ...

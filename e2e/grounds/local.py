@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,13 +47,7 @@ class LocalGround:
         return done.stdout + done.stderr
 
     def fetch(self, address: str) -> tuple[int, str]:
-        try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
+        return onnode.fetch(address)
 
     def reboot(self) -> None:
         for node in self.cluster.nodes:

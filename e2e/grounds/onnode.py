@@ -7,17 +7,26 @@ a bare Python (`python3 - kill …`). So it imports nothing but the standard lib
 from __future__ import annotations
 
 import base64
+import ctypes
+import ipaddress
 import json
 import os
 import re
 import signal
+import socket
+import struct
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 STATE_DIR = "/var/lib/dynamic"
 DISK = (STATE_DIR, "/var/lib/kubelet/pods", "/var/log")
 """Where dynvol and its pods may leave something on a node's disk."""
+_NEW_ROUTE, _DELETE_ROUTE = 24, 25
+_CLONE_NEWNET = 0x40000000
 
 
 def kill(program: str, *, pods: Collection[str], name: str, among: Iterable[int]) -> int:
@@ -42,6 +51,81 @@ def below(pid: int) -> Iterator[int]:
         found = waiting.pop()
         yield found
         waiting += _children(found)
+
+
+def fetch(address: str) -> tuple[int, str]:
+    """HTTP status and text; 0 where nobody answers."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def cut_off(address: str, *, pods: Collection[str], among: Iterable[int]) -> int:
+    """From now on nothing passes between pods of these names and an IP address, and neither side is told. Returns how many pods.
+    They must have networks of their own, or the node is cut off with them.
+
+    1. A route in the pod's own network refuses what it sends. 2. What comes is dropped, for it could not be answered: with this
+    filter on, which stays on, the kernel looks whether it could.
+    """
+    networks = _networks(pods, among)
+    for network in networks:
+        with _within(network):
+            _route(_NEW_ROUTE, address)
+            Path("/proc/sys/net/ipv4/conf/all/rp_filter").write_text("2")
+    return len(networks)
+
+
+def let_through(address: str, *, pods: Collection[str], among: Iterable[int]) -> int:
+    """Undoes `cut_off`."""
+    networks = _networks(pods, among)
+    for network in networks:
+        with _within(network):
+            _route(_DELETE_ROUTE, address)
+    return len(networks)
+
+
+def _networks(pods: Collection[str], among: Iterable[int]) -> list[str]:
+    found = [f"/proc/{pid}/ns/net" for pid in among if pod_of(pid) in pods]
+    return list({os.stat(network).st_ino: network for network in found}.values())
+
+
+@contextmanager
+def _within(network: str) -> Iterator[None]:
+    """This thread is in that network namespace, and so is what it opens."""
+    with open("/proc/self/ns/net") as own, open(network) as other:
+        _enter(other.fileno())
+        try:
+            yield
+        finally:
+            _enter(own.fileno())
+
+
+def _enter(namespace: int) -> None:
+    # os.setns came with Python 3.12.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def _route(kind: int, address: str) -> None:
+    """Makes or deletes the route that says that this one address is unreachable: rtnetlink(7). The image has no program for it."""
+    to = ipaddress.ip_address(address)
+    family = socket.AF_INET if to.version == 4 else socket.AF_INET6
+    table, static, unreachable = 254, 4, 7
+    route = struct.pack("=8BI", family, to.max_prefixlen, 0, 0, table, static, 0, unreachable, 0)
+    destination = struct.pack("=HH", 4 + len(to.packed), 1) + to.packed
+    request, acknowledge, create = 0x1, 0x4, 0x400
+    body = route + destination
+    header = struct.pack("=IHHII", 16 + len(body), kind, request | acknowledge | create, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as kernel:
+        kernel.send(header + body)
+        (error,) = struct.unpack_from("=i", kernel.recv(4096), 16)
+    if error:
+        raise OSError(-error, os.strerror(-error), address)
 
 
 def mounts(containing: str, *, process: int | str = "self") -> list[str]:
@@ -182,6 +266,11 @@ def main(task: str, *arguments: str) -> None:
             found = findings(bytes.fromhex(arguments[0]).decode(), among=everything(), folders=DISK, root="/proc/1/root")
         case "state-files":
             found = state_files()
+        case "fetch":
+            found = fetch(*arguments)
+        case "cut-off" | "let-through":
+            address, *pods = arguments
+            found = (cut_off if task == "cut-off" else let_through)(address, pods=pods, among=everything())
         case _:
             raise SystemExit(f"unknown task: {task}")
     print(json.dumps(found))

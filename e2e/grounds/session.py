@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -43,12 +42,12 @@ def s3_server(folder: Path) -> Iterator[ObjectStore]:
     server = S3Server(folder, access_key=ACCESS, secret_key=KEY, more_keys={OTHER[0]: OTHER[1]})
     try:
         asyncio.run(server.start())
-        yield replace(object_store(server.endpoint, access=ACCESS, key=KEY), other=OTHER)
+        yield object_store(server.endpoint, access=ACCESS, key=KEY, other=OTHER)
     finally:
         asyncio.run(server.stop())
 
 
-def object_store(endpoint: str, *, access: str, key: str) -> ObjectStore:
+def object_store(endpoint: str, *, access: str, key: str, other: tuple[str, str] | None = None) -> ObjectStore:
     client = boto3.client(
         "s3",
         endpoint_url=endpoint,
@@ -58,4 +57,4 @@ def object_store(endpoint: str, *, access: str, key: str) -> ObjectStore:
         verify=False,
         config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 3}, proxies={}),
     )
-    return ObjectStore(endpoint, access, key, client)
+    return ObjectStore(endpoint, access, key, client, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -55,6 +56,37 @@ def test_a_process_that_has_ended_is_none() -> None:
         process.kill()
         process.wait()
         assert onnode.kill("", pods=["a"], name="KILL", among=[process.pid]) == 0
+
+
+TELL = """
+import errno, socket, sys
+for address in sys.stdin:
+    with socket.socket() as s, open("/proc/sys/net/ipv4/conf/all/rp_filter") as filter:
+        print(errno.errorcode[s.connect_ex((address.strip(), 9))], filter.read().strip(), flush=True)
+"""
+"""Why an address cannot be reached, and whether what comes is looked at."""
+
+
+def test_a_pod_is_cut_off_from_one_address_and_let_through_again() -> None:
+    command = ["unshare", "--net", sys.executable, "-c", TELL]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"POD_NAME": "a"}, text=True) as pod:
+
+        def reaching(address: str) -> str:
+            assert pod.stdin and pod.stdout
+            print(address, file=pod.stdin, flush=True)
+            return pod.stdout.readline().strip()
+
+        one, another = "192.0.2.1", "192.0.2.2"
+        here = os.stat("/proc/self/ns/net").st_ino
+        assert reaching(one) == "ENETUNREACH 0", "this network knows no way to anywhere"
+        assert onnode.cut_off(one, pods=["a"], among=[pod.pid]) == 1
+        assert (reaching(one), reaching(another)) == ("EHOSTUNREACH 2", "ENETUNREACH 2")
+        assert onnode.cut_off(one, pods=["b"], among=[pod.pid]) == 0
+        assert onnode.let_through(one, pods=["a"], among=[pod.pid]) == 1
+        assert reaching(one) == "ENETUNREACH 2"
+        assert os.stat("/proc/self/ns/net").st_ino == here
+        assert pod.stdin
+        pod.stdin.close()
 
 
 def test_workloads_directories_are_listed_and_nothing_below_them(tmp_path: Path) -> None:
