@@ -5,7 +5,7 @@ The ground is one of three (`e2e.grounds`), and the tests are the same on each; 
     pytest e2e                        a local cluster, with a real kube-apiserver and etcd where their programs are found
     pytest e2e --apiserver own        a local cluster with an API server of its own, all the same
     pytest e2e --kubeconfig FILE --s3-endpoint URL --s3-access-key KEY --s3-secret-key KEY [--image IMAGE]
-                                      any cluster
+                                      any cluster; with --s3-other-access-key and --s3-other-secret-key, keys change there too
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--s3-endpoint", default="", help="URL of an S3 server that the tests and the cluster's pods reach alike")
     group.addoption("--s3-access-key", default="", help="with which buckets can be made there")
     group.addoption("--s3-secret-key", default="", help="which belongs to the access key")
+    group.addoption("--s3-other-access-key", default="", help="another that opens the same buckets: keys are changed for it")
+    group.addoption("--s3-other-secret-key", default="", help="which belongs to the other access key")
     group.addoption("--removal-orders", action="store_true", help="also remove dynvol in every order, which takes four minutes")
     group.addoption("--image", default="", help="dynvol's, if the cluster finds it under another name than config/default's")
 
@@ -78,7 +80,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     given = request.config.option
     if given.kubeconfig:
-        store = object_store(given.s3_endpoint, access=given.s3_access_key, key=given.s3_secret_key)
+        other = (given.s3_other_access_key, given.s3_other_secret_key)
+        store = object_store(
+            given.s3_endpoint, access=given.s3_access_key, key=given.s3_secret_key, other=other if all(other) else None
+        )
         chosen: AbstractContextManager[Ground] = any_cluster(Kubectl(given.kubeconfig), store, image=given.image)
     else:
         chosen = local_ground(tmp_path_factory.mktemp("ground"), real_apiserver=on_real(request.config))
