@@ -7,11 +7,17 @@ from typing import ClassVar
 
 from e2e.cluster.api import ApiClient, ApiError, Key, Object, path
 from e2e.cluster.controllers.loop import fetch
+from e2e.cluster.controllers.pods import is_over, seconds_since
 from e2e.cluster.controllers.resources import Resources
 
 ROOT_CA = "kube-root-ca.crt"
 SERVICE_CA = "openshift-service-ca.crt"
 """What OpenShift's kube-apiserver puts into every pod's token volume beside the root CA; Kubernetes' own does not ask for it."""
+
+LOOK = 0.3
+"""Seconds between looks at what a namespace still holds."""
+BEGINNING = 10.0
+"""Seconds in which Kubernetes looks twice, and this one all the time."""
 
 
 class NamespaceDefaults:
@@ -68,7 +74,8 @@ class NamespaceDeletion:
         left = await self._empty(key[1])
         if left:
             await self._tell(url, namespace, left)
-            return 0.3
+            ending = await self._api.list(path("v1", "pods", namespace=key[1])) if "pods" in left else ()
+            return patience(ending, since=seconds_since(namespace["metadata"]["deletionTimestamp"]))
         if namespace["spec"].get("finalizers"):
             await self._api.update(f"{url}/finalize", {**namespace, "spec": {**namespace["spec"], "finalizers": []}})
         return None
@@ -111,3 +118,10 @@ class NamespaceDeletion:
             "message": message,
         }
         await self._api.patch(f"{url}/status", {"status": {"conditions": [condition]}})
+
+
+def patience(ending: Iterable[Object], *, since: float) -> float:
+    """Seconds until the next look at a namespace that was deleted `since` seconds ago, if it does not change. As in Kubernetes,
+    half of the longest grace of the pods that end there: one that ends sooner, but not soon enough, keeps its namespace so long."""
+    longest = max((pod["spec"].get("terminationGracePeriodSeconds") or 0 for pod in ending if not is_over(pod)), default=0)
+    return longest / 2 + 1 if BEGINNING < since < longest else LOOK

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2e.cluster.controllers.deployment import Counts, bound, rolling_step
+from e2e.cluster.controllers.namespaces import LOOK, patience
 from e2e.cluster.controllers.scheduler import objection
 from e2e.cluster.controllers.selectors import as_query, matches, node_fits, tolerated
 
@@ -123,3 +124,13 @@ def test_the_scheduler_says_why_a_node_will_not_do() -> None:
     assert objection(asking(cpu="3"), node(), []) == "Insufficient cpu"
     assert objection(asking(memory="600Mi"), node(), [asking(memory="600Mi")]) == "Insufficient memory"
     assert objection(pod(), node(), [pod(), pod(), pod()]) == "Too many pods"
+
+
+def test_a_namespace_waits_for_half_the_longest_grace_of_pods_that_take_their_time() -> None:
+    quick, slow = pod(terminationGracePeriodSeconds=2), pod(terminationGracePeriodSeconds=600)
+    over = {**slow, "status": {"phase": "Succeeded"}}
+    assert patience([quick, slow], since=11) == 301
+    assert patience([quick, slow], since=3) == LOOK, "it begins with looking"
+    assert patience([quick, slow], since=601) == LOOK, "their time is over"
+    assert patience([quick, over], since=11) == LOOK
+    assert patience([], since=11) == LOOK
