@@ -6,7 +6,9 @@ close(2); s3fs answers a close when the upload is done, so it has nothing to los
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +16,8 @@ import pytest
 from e2e import manifests
 from e2e.conftest import World
 from e2e.grounds.installation import SYSTEM
-from e2e.manifests import ROOT
+from e2e.kubectl import Completed, Kubectl
+from e2e.manifests import GROUP, ROOT
 from e2e.test_recovery import node_process_is_back
 
 UNFLUSHED = "UnflushedData"
@@ -113,6 +116,37 @@ def test_data_of_a_workload_that_is_gone_is_uploaded_though_its_mount_pod_was_de
     comes_back(world, bucket)
     world.settles(lambda: "NotFound" in world.kubectl.try_("get", "dvc", "data").said, what="the claim is gone")
     world.settles(lambda: not world.mount_pods(), what="the mount pod is gone")
+
+
+@contextmanager
+def draining(world: World, pod: str) -> Iterator[Future[Completed]]:
+    """`kubectl drain` at work on the node of a pod, which takes all the others. Of that node only what is the test's has to go: the
+    pod, and the mount pods of its class, whose label the pod gets."""
+    whole = Kubectl(world.kubectl.kubeconfig)
+    node, label = world.kubectl.get("pod", pod)["spec"]["nodeName"], f"{GROUP}/storage-provider-class={world.provider_class}"
+    world.kubectl("label", "pod", pod, label)
+    order = ("drain", node, "--ignore-daemonsets", f"--pod-selector={label}", "--timeout=240s")
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            yield pool.submit(whole.try_, *order, timeout=250)
+        finally:
+            whole("uncordon", node)
+
+
+def test_a_drain_waits_for_the_data_and_the_next_pod_reads_it(waiting: tuple[World, str, str]) -> None:
+    world, pod, bucket = waiting
+    (before,) = world.mount_pods()
+    with draining(world, pod) as drain:
+        world.settles(lambda: waits(world), what="the claim says what it waits for")
+        world.settles(lambda: "deletionTimestamp" in mount_pod(world)["metadata"], what="the mount pod is evicted too")
+        assert pod not in world.pods()
+        assert not drain.done()
+        comes_back(world, bucket)
+        done = drain.result()
+        assert done.code == 0, done.said
+        assert f"pod/{pod} evicted" in done.out and f"pod/{before} evicted" in done.out
+    (heir,) = world.settles(lambda: world.pods())
+    world.settles(lambda: world.sees(heir, "/data/precious", "written\n"), what="the next pod reads it")
 
 
 def test_what_waits_outlives_a_reboot_of_its_node(waiting: tuple[World, str, str]) -> None:
