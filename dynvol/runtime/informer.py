@@ -73,8 +73,9 @@ class Informer(Generic[ObjectT]):
         self._transform = transform
         self._metrics = metrics
         self._store: Store[ObjectT] = Store(indexers={index: self._guarded(index, indexer) for index, indexer in indexers.items()})
-        # A list that is on its way. It replaces the store when it is complete, and not before.
-        self._arriving: dict[str, ObjectT] = {}
+        # A list that is on its way, filed as it comes: that is not to be done in one go. It replaces the store when it is
+        # complete, and not before.
+        self._arriving: Store[ObjectT] = self._store.empty()
         # In order of registration.
         self._registrations: dict[Registration[ObjectT], None] = {}
         self._synced = asyncio.Event()
@@ -116,14 +117,15 @@ class Informer(Generic[ObjectT]):
     def _take(self, effect: Effect[ObjectT]) -> None:
         match effect:
             case Begun():
-                self._arriving = {}
+                self._arriving = self._store.empty()
             case Arrived(objects):
-                self._arriving.update((o.metadata.key, self._projected(o)) for o in objects)
+                for arrived in objects:
+                    self._arriving.upsert(self._projected(arrived))
             case Unread(keys):
-                known = ((key, self._store.get(key)) for key in keys)
-                self._arriving.update((key, last) for key, last in known if last is not None)
+                for last in filter(None, map(self._store.get, keys)):
+                    self._arriving.upsert(last)
             case Withdrawn(gone):
-                self._arriving.pop(gone.metadata.key, None)
+                self._arriving.remove(gone.metadata.key)
             case Completed():
                 self._replace()
             case Applied(new):
@@ -132,10 +134,9 @@ class Informer(Generic[ObjectT]):
                 self._tell(self._store.remove(gone.metadata.key))
 
     def _replace(self) -> None:
-        arrived, self._arriving = self._arriving, {}
+        arrived, self._arriving = self._arriving, self._store.empty()
         self._metrics.listed(self.name, objects=len(arrived))
-        first = not self._synced.is_set()
-        self._tell(Change(c.old, c.new, initial=first) for c in self._store.replace(arrived.values()))
+        self._tell(self._store.become(arrived, initial=not self._synced.is_set()))
         self._synced.set()
 
     def _tell(self, changes: Iterable[Change[ObjectT]]) -> None:

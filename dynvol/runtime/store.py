@@ -44,8 +44,9 @@ class View(Generic[ObjectT]):
         # Index → value → the keys found there, in the order in which they came (a dict for a set that keeps order).
         # No value has an empty set of keys.
         self._indexes: dict[str, dict[str, dict[str, None]]] = {name: {} for name in indexers}
-        # What each object was filed under, so that it can be unfiled without asking the indexer about the old object again.
-        self._filed: dict[str, dict[str, tuple[str, ...]]] = {}
+        # What each object was filed under, index by index, so that it can be unfiled without asking the indexers about the old
+        # object again. Tuples, not a dict each: there is one for every object.
+        self._filed: dict[str, tuple[tuple[str, ...], ...]] = {}
 
     def get(self, key: str) -> ObjectT | None:
         return self._objects.get(key)
@@ -98,48 +99,54 @@ class Store(View[ObjectT]):
         return (Change(old, None),)
 
     def replace(self, objects: Iterable[ObjectT]) -> tuple[Change[ObjectT], ...]:
-        """Hold `objects` and nothing else.
+        """Hold `objects` and nothing else; what changed is as `become` says."""
+        arrived = self.empty()
+        for new in objects:
+            arrived.upsert(new)
+        return tuple(self.become(arrived))
 
-        Deletions come first, with what was last known of what went. An object of the same version is no change.
+    def empty(self) -> Store[ObjectT]:
+        """Another store with the same indexers, for objects that come one by one and are to replace all of these at once."""
+        return Store(indexers=self._indexers)
+
+    def become(self, other: Store[ObjectT], *, initial: bool = False) -> Iterator[Change[ObjectT]]:
+        """Hold what `other` holds, filed as it is there, and nothing else. `other` is of no use afterwards.
+
+        The changes can be asked for one by one; the store is as it will be before the first. Deletions come first, with what was
+        last known of what went. An object of the same version is no change.
         """
-        wanted = {o.metadata.key: o for o in objects}
-        values = {key: self._values(new) for key, new in wanted.items()}
-        before, self._objects = self._objects, wanted
-        self._indexes = {name: {} for name in self._indexers}
-        self._filed = {}
-        for key, filed in values.items():
-            self._file(key, filed)
-        return (*_deletions(before, wanted), *_upserts(before, wanted))
+        before, self._objects = self._objects, other._objects
+        self._indexes, self._filed = other._indexes, other._filed
+        return _changes(before, dict(self._objects), initial=initial)
 
-    def _values(self, new: ObjectT) -> dict[str, tuple[str, ...]]:
-        return {name: tuple(indexer(new)) for name, indexer in self._indexers.items()}
+    def _values(self, new: ObjectT) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(indexer(new)) for indexer in self._indexers.values())
 
-    def _file(self, key: str, values: dict[str, tuple[str, ...]]) -> None:
+    def _file(self, key: str, values: tuple[tuple[str, ...], ...]) -> None:
         self._filed[key] = values
-        for index, found in values.items():
+        for index, found in zip(self._indexes.values(), values, strict=True):
             for value in found:
-                self._indexes[index].setdefault(value, {})[key] = None
+                index.setdefault(value, {})[key] = None
 
     def _unfile(self, key: str) -> None:
-        for index, found in self._filed.pop(key, {}).items():
+        if key not in self._filed:
+            return
+        for index, found in zip(self._indexes.values(), self._filed.pop(key), strict=True):
             for value in set(found):
-                keys = self._indexes[index][value]
+                keys = index[value]
                 del keys[key]
                 if not keys:
-                    del self._indexes[index][value]
+                    del index[value]
 
 
-def _deletions(before: Mapping[str, ObjectT], after: Mapping[str, ObjectT]) -> Iterator[Change[ObjectT]]:
+def _changes(before: Mapping[str, ObjectT], after: Mapping[str, ObjectT], *, initial: bool) -> Iterator[Change[ObjectT]]:
     for key, old in before.items():
-        new = after.get(key)
-        if new is None or new.metadata.uid != old.metadata.uid:
-            yield Change(old, None)
-
-
-def _upserts(before: Mapping[str, ObjectT], after: Mapping[str, ObjectT]) -> Iterator[Change[ObjectT]]:
+        present = after.get(key)
+        if present is None or present.metadata.uid != old.metadata.uid:
+            yield Change(old, None, initial)
     for key, new in after.items():
-        old = before.get(key)
-        if old is None or old.metadata.uid != new.metadata.uid:
-            yield Change(None, new)
-        elif old.metadata.resource_version != new.metadata.resource_version:
-            yield Change(old, new)
+        known = before.get(key)
+        if known is None or known.metadata.uid != new.metadata.uid:
+            yield Change(None, new, initial)
+        elif known.metadata.resource_version != new.metadata.resource_version:
+            yield Change(known, new, initial)
