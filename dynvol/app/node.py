@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import os
 import signal
 from contextlib import AsyncExitStack
@@ -81,6 +82,8 @@ def main(*, listen: str, kubeconfig: str, **given: str) -> int:
 
 async def run(settings: NodeSettings) -> None:
     """Until SIGTERM or SIGINT. Raises what ends the process: a task that failed, a socket that is taken."""
+    # What was imported stays. The collector need not look through it again, 10 ms and more each time, in which nothing else runs.
+    gc.freeze()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
