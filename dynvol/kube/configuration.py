@@ -26,8 +26,9 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 POOL_SIZE: Final = 64
 """Connections: a node process has some ten watches, each with one of its own, and a few workers per controller."""
-READ_BUFFER: Final = 2 * 1024 * 1024
-"""Bytes; what kubernetes_asyncio has."""
+READ_BUFFER: Final = 64 * 1024
+"""Bytes that are read ahead. kubernetes_asyncio has 2 MiB, for readers that want whole lines; ours takes what is there, and what is
+there at once is decoded at once, while nothing else runs."""
 
 
 @asynccontextmanager
@@ -98,10 +99,9 @@ def _token_of(loader: Any, *, directory: Path) -> Token:
 def _transport(configuration: Any, library: Library) -> Any:
     """Like kubectl, and unlike aiohttp, it does not go through the environment's proxies to reach the loopback address."""
     transport = library.rest.RESTClientObject(configuration)
-    if configuration.proxy or not _is_loopback(urlsplit(configuration.host).hostname or ""):
-        return transport
     session = transport.pool_manager
-    transport.pool_manager = aiohttp.ClientSession(connector=session.connector, read_bufsize=READ_BUFFER)
+    proxied = bool(configuration.proxy) or not _is_loopback(urlsplit(configuration.host).hostname or "")
+    transport.pool_manager = aiohttp.ClientSession(connector=session.connector, trust_env=proxied, read_bufsize=READ_BUFFER)
     session.detach()
     return transport
 
