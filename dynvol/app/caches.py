@@ -22,6 +22,7 @@ from dynvol.controllers.view import (
     BY_WORKLOAD,
     NodeMounts,
     NodeView,
+    as_user_of_volumes,
     index_by_claim_uid,
     index_by_class,
     index_by_namespace,
@@ -49,6 +50,7 @@ def node_view(
             client.source(PODS, field_selector=f"spec.nodeName={node}"),
             name="pods",
             indexers={BY_WORKLOAD: index_by_workload, BY_NAMESPACE: index_by_namespace, BY_CLASS: index_by_class},
+            transform=as_user_of_volumes,
             metrics=metrics,
         ),
         mount_pods=Informer(
@@ -81,6 +83,7 @@ def leader_view(
             client.source(PODS, label_selector=f"{names.INJECTED_LABEL}=true"),
             name="all-injected-pods",
             indexers={BY_NAMESPACE: index_by_namespace, BY_CLASS: index_by_class},
+            transform=as_user_of_volumes,
             metrics=metrics,
         ),
         mount_pods=Informer(

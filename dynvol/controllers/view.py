@@ -15,8 +15,9 @@ import msgspec
 
 from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim
-from dynvol.api.core import Node, Pod
+from dynvol.api.core import Node, Pod, PodSpec, PodStatus
 from dynvol.api.identity import Workload, mount_pod_name
+from dynvol.api.meta import ObjectMeta
 from dynvol.api.mounts import (
     SHARED_SOURCE,
     SOURCE_PREFIX,
@@ -151,11 +152,37 @@ def without_other_nodes(claim: DynamicVolumeClaim, *, node: str) -> DynamicVolum
     return msgspec.structs.replace(claim, status=status)
 
 
+def as_user_of_volumes(pod: Pod) -> Pod:
+    """For the caches of users' pods, of which a leader's holds thousands: what decides on mounts in them, and where their
+    containers see these. Of a pod without a dynamic volume that is next to nothing."""
+    meta = pod.metadata
+    identity = ObjectMeta(
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        deletion_timestamp=meta.deletion_timestamp,
+    )
+    status = PodStatus(phase=pod.status.phase)
+    ours = tuple(v for v in pod.spec.volumes if v.csi is not None and v.csi.driver == names.DRIVER)
+    if not ours:
+        return Pod(metadata=identity, spec=PodSpec(node_name=pod.spec.node_name), status=status)
+    common = msgspec.structs.replace(pod.spec, volumes=ours, node_name="")
+    spec = msgspec.structs.replace(_shared_spec(msgspec.json.encode(common)), node_name=pod.spec.node_name)
+    return Pod(metadata=msgspec.structs.replace(identity, labels=meta.labels), spec=spec, status=status)
+
+
+@lru_cache(maxsize=1024)
+def _shared_spec(text: bytes) -> PodSpec:
+    """Pods of one template have equal specs, but for the node: one object serves them all."""
+    return msgspec.json.decode(text, type=PodSpec)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """`pods` holds all of this node's pods, `mount_pods` this node's mount pods, `nodes` the node itself.
 
-    Of the claims' entries (`status.pods`) it sees at least this node's own.
+    Of the pods it sees what `as_user_of_volumes` leaves. Of the claims' entries (`status.pods`) it sees at least this node's own.
     """
 
     node: str

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import gc
+
 import msgspec
 
 from dynvol.api.claim import ClaimStatus
-from dynvol.api.core import Pod, PodStatus
+from dynvol.api.core import Pod, PodSpec, PodStatus, SecurityContext
 from dynvol.app.caches import node_view
-from dynvol.controllers.view import NodeView, without_other_nodes
+from dynvol.controllers.desired import attachments, path_in_container, wanted_mount
+from dynvol.controllers.view import NodeView, as_user_of_volumes, without_other_nodes
 from dynvol.kube.client import KubeClient
 from dynvol.runtime.watcher import Applied, Removed
 
 from .node_played import STATE, Table
-from .objects import NODE, claim, pod, provider_class
+from .objects import CLASSES, NODE, claim, pod, provider_class, running
 from .test_status import entry
 
 
@@ -72,3 +75,28 @@ def test_a_node_keeps_of_a_claims_entries_only_its_own() -> None:
     mine, theirs = entry("a"), msgspec.structs.replace(entry("b"), node="another")
     kept = without_other_nodes(claim(pods=(mine, theirs)), node=NODE)
     assert kept.status.pods == (mine,)
+
+
+def test_what_is_kept_of_a_users_pod_decides_as_all_of_it_would() -> None:
+    status = PodStatus(phase="Running", message="busy", container_statuses=running())
+    whole = msgspec.structs.replace(pod(security=SecurityContext(fs_group=7)), status=status)
+    kept = as_user_of_volumes(whole)
+    assert kept.status == PodStatus(phase="Running")
+    (of_whole,), (of_kept,) = (attachments(p, [claim()], CLASSES) for p in (whole, kept))
+    assert wanted_mount(of_kept, provider_class()) == wanted_mount(of_whole, provider_class())
+    assert path_in_container(of_kept) == path_in_container(of_whole)
+
+
+def test_of_a_pod_without_a_dynamic_volume_no_more_is_kept_than_who_and_where_it_is() -> None:
+    kept = as_user_of_volumes(pod(volumes=()))
+    assert (kept.metadata.key, kept.metadata.labels, kept.spec) == ("apps/web-1", {}, PodSpec(node_name=NODE))
+
+
+def test_pods_of_one_template_share_what_is_in_it_on_all_nodes() -> None:
+    here, there = as_user_of_volumes(pod("a")), as_user_of_volumes(pod("b", node="elsewhere"))
+    assert here.spec.volumes is there.spec.volumes
+    assert (here.spec.node_name, there.spec.node_name) == (NODE, "elsewhere")
+
+
+def test_the_garbage_collector_need_not_look_at_what_came_from_the_api() -> None:
+    assert not gc.is_tracked(pod()) and not gc.is_tracked(claim())
