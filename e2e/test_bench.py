@@ -7,30 +7,58 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from e2e.bench.figure import Figure, Series, at_most, table
+from e2e.bench.runtime import SUBJECTS
 from e2e.kubectl import clean_environment
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def test_every_figure_has_samples_and_what_it_is_held_against(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def figures_of(*subjects: str, folder: Path) -> dict[str, Any]:
+    """What a short run prints, keeps and draws of these: all of it whole."""
+    only = [word for subject in subjects for word in ("--only", subject)]
+    kept = folder / "figures.json"
+    command = [
+        sys.executable,
+        "-m",
+        "e2e.bench",
+        "--short",
+        "--apiserver",
+        "own",
+        *only,
+        "--json",
+        str(kept),
+        "--plot",
+        str(folder),
+    ]
+    environment = {**clean_environment(), "PYTHONPATH": str(PROJECT), "PATH": os.environ["PATH"]}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = {figure["name"]: figure for figure in json.loads(kept.read_text())["figures"]}
+    for name, figure in figures.items():
+        assert f"| {name} (" in done.stdout
+        assert max(figure["measured"]["samples"]) > 0 and min(figure["measured"]["samples"]) >= 0
+    return figures
+
+
+def test_every_figure_of_mounts_has_samples_and_what_it_is_held_against(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if request.config.option.kubeconfig:
         pytest.skip("the measurement brings up a cluster of its own")
-    command = [sys.executable, "-m", "e2e.bench", "--short", "--apiserver", "own", "--json", str(tmp_path / "figures.json")]
-    environment = {**clean_environment(), "PYTHONPATH": str(PROJECT), "PATH": os.environ["PATH"]}
-    done = subprocess.run(
-        [*command, "--plot", str(tmp_path)], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=110, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
-    assert {f["name"] for f in figures} >= {"warm claim, s3fs", "cold claim, s3fs", "NodePublishVolume"}
-    for figure in figures:
-        assert min(figure["measured"]["samples"] + figure["against"]["samples"]) > 0
-        assert f"| {figure['name']} (" in done.stdout
+    figures = figures_of("claims", "calls", folder=tmp_path)
+    assert figures.keys() >= {"warm claim, s3fs", "cold claim, s3fs", "NodePublishVolume"}
+    assert all(min(figure["against"]["samples"]) > 0 for figure in figures.values())
     assert list(tmp_path.glob("warm-claim*.png"))
+
+
+def test_every_figure_of_the_runtime_has_samples(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if request.config.option.kubeconfig:
+        pytest.skip("the measurement brings up API servers of its own")
+    figures = figures_of(*SUBJECTS, folder=tmp_path)
+    assert len(figures) >= 8
 
 
 def test_the_table_says_what_was_reached_and_what_was_not() -> None:

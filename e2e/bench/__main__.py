@@ -21,10 +21,11 @@ from e2e.grounds.local import LocalGround
 from e2e.grounds.session import local_ground, object_store
 from e2e.kubectl import Kubectl
 
-from . import calls, claims, noise
+from . import calls, claims, noise, runtime
 from .figure import Figure, document, table
 
-SUBJECTS = ("claims", "calls")
+ON_A_CLUSTER = ("claims", "calls")
+SUBJECTS = (*ON_A_CLUSTER, *runtime.SUBJECTS)
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -56,9 +57,16 @@ def ground_of(given: argparse.Namespace) -> Iterator[Ground]:
             yield local
 
 
-def measured(ground: Ground, given: argparse.Namespace) -> Iterator[Figure]:
+def measured(given: argparse.Namespace) -> Iterator[Figure]:
     """As they come."""
     wanted = given.only or SUBJECTS
+    yield from runtime.measured(wanted, short=given.short, own=given.apiserver == "own")
+    if set(ON_A_CLUSTER) & set(wanted):
+        with ground_of(given) as ground:
+            yield from on_a_cluster(ground, given, wanted)
+
+
+def on_a_cluster(ground: Ground, given: argparse.Namespace, wanted: Sequence[str]) -> Iterator[Figure]:
     rounds, cold = (3, 1) if given.short else (40, 6)
     with asyncio.Runner() as runner:
         if "calls" in wanted and isinstance(ground, LocalGround):
@@ -82,8 +90,7 @@ def _claims(ground: Ground, runner: asyncio.Runner, mounter: str, *, rounds: int
 def main(argv: Sequence[str], say: Callable[[str], object] = print) -> int:
     given = arguments(argv)
     before = noise.reference("before")
-    with ground_of(given) as ground:
-        figures = list(measured(ground, given))
+    figures = list(measured(given))
     after = noise.reference("after")
     said = noise.said(before, after)
     say(table(figures))
