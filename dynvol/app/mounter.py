@@ -23,7 +23,7 @@ from dynvol.mounter import http, stage
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
 from dynvol.mounter.feed import Feed
-from dynvol.mounter.limits import memory_limit
+from dynvol.mounter.limits import Memory, memory_limit
 from dynvol.mounter.podapi import Denied, PodApi, PodApiProblem, PodGone, Server
 from dynvol.mounter.process import Children
 from dynvol.mounter.secretwatch import watching
@@ -77,7 +77,7 @@ async def serve(settings: Settings) -> None:
             MountWatcher() as watcher,
             MountExecutor(threads=32, drain=2.0) as executor,
         ):
-            tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
+            tools = Tools(settings.stage, children, watcher, executor, ask, Memory(memory_limit()), settings.timing)
             engine = Engine(tools)
             engine.adopt(caches.recorded(settings.stage.cache))
             opened.enter_context(watching(settings.stage.credentials, engine.refresh_credentials))

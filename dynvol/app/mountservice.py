@@ -26,7 +26,7 @@ from dynvol.mount.watch import MountWatcher
 from dynvol.mounter import stage
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
-from dynvol.mounter.limits import memory_limit
+from dynvol.mounter.limits import Memory, memory_limit
 from dynvol.mounter.process import Children
 from dynvol.mounter.secretwatch import watching
 from dynvol.mounter.stage import Stage
@@ -75,7 +75,7 @@ async def serve(settings: Settings) -> None:
             MountExecutor(threads=32, drain=2.0) as executor,
             Operations(grace=_LAST_ANSWERS) as operations,
         ):
-            tools = Tools(settings.stage, children, watcher, executor, ask, memory_limit(), settings.timing)
+            tools = Tools(settings.stage, children, watcher, executor, ask, Memory(memory_limit()), settings.timing)
             engine = Engine(tools)
             engine.adopt(caches.recorded(settings.stage.cache))
             mounts = Mounts(engine, settings.stage, records=Records(settings.state), executor=executor, operations=operations)

@@ -185,6 +185,7 @@ class Engine:
     def _begin(self, mount: WantedMount, tasks: asyncio.TaskGroup) -> Session:
         left = self._left.pop(mount.source, mount).owners
         session = self._sessions[mount.source] = Session(mount, self._tools, changed=self._poke, left=left)
+        self._tools.memory.expect(mount.source)
         tasks.create_task(self._live(session), name=f"session {mount.source}")
         return session
 
@@ -192,6 +193,7 @@ class Engine:
         try:
             await session.run()
         finally:
+            self._tools.memory.forget(session.mount.source)
             del self._sessions[session.mount.source]
             self._poke()
 

@@ -35,7 +35,8 @@ class Life:
         self.client: Final = client
         self.credentials: Final = credentials
         self.number: Final = number
-        self.place: Final[Place] = tools.stage.place(mount.source, number=number, memory_limit=tools.memory_limit)
+        memory = tools.memory.take(mount.source, number)
+        self.place: Final[Place] = tools.stage.place(mount.source, number=number, memory=memory)
         self.device: tuple[int, int] | None = None
         """Of the private mount, from when it first answered until the program died."""
         self._tools = tools
@@ -133,6 +134,7 @@ class Life:
             if self._child is not None:
                 await asyncio.shield(self._kill(self._child))
         finally:
+            self._tools.memory.give_back(self.mount.source, self.number)
             self.clear_private_mount()
             stage.remove_secrets(self.place.secrets, self._command.files)
 

@@ -497,7 +497,7 @@ class Session:
         return await diagnose(client, self._place(number), self._tools)
 
     def _place(self, number: int) -> Place:
-        return self._tools.stage.place(self.mount.source, number=number, memory_limit=self._tools.memory_limit)
+        return self._tools.stage.place(self.mount.source, number=number, memory=self._tools.memory.least)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._tools.executor.run(f"cache {self.mount.source}", function, *arguments)

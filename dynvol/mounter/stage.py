@@ -51,14 +51,14 @@ class Stage(msgspec.Struct, frozen=True):
         """The visible place of a mount's relative path."""
         return f"{self.root}/{path}"
 
-    def place(self, source: str, *, number: int, memory_limit: int | None) -> Place:
+    def place(self, source: str, *, number: int, memory: int | None) -> Place:
         """Of one client. A mount's next client has another number while the two overlap, since no cache is for two."""
         return Place(
             source=source,
             mountpoint=f"{self.run}/mnt/{source}~{number}",
             secrets=f"{self.run}/secrets/{source}~{number}",
             cache=f"{self.cache}/{source}/{number}",
-            memory_limit=memory_limit,
+            memory=memory,
         )
 
     @property

@@ -12,6 +12,7 @@ from dynvol.mount.executor import MountExecutor
 from dynvol.mount.providers.contract import Answer, Request, Silence
 from dynvol.mount.watch import MountWatcher
 
+from .limits import Memory
 from .process import Children
 from .stage import Stage
 
@@ -60,7 +61,7 @@ class Tools(msgspec.Struct, frozen=True):
     watcher: MountWatcher
     executor: MountExecutor
     ask: Ask
-    memory_limit: int | None = None
+    memory: Memory
     timing: Timing = Timing()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dynvol.mount.providers.contract import Command, Credentials, Place
 from dynvol.mount.providers.s3 import S3
+from dynvol.mounter.limits import Memory
 from e2e.grounds.ground import ObjectStore
 
 from .sight import Sight
@@ -36,7 +37,7 @@ class Started:
 def started(parameters: Mapping[str, str], store: ObjectStore, *, memory: int, wanted: str) -> Iterator[Started]:
     """`memory` in bytes, as the class would grant; `wanted` is the object that is waited for."""
     with tempfile.TemporaryDirectory(prefix="dynvol-bench-") as folder:
-        place = Place("by-hand", f"{folder}/mnt", f"{folder}/secrets", f"{folder}/cache", memory)
+        place = Place("by-hand", f"{folder}/mnt", f"{folder}/secrets", f"{folder}/cache", Memory(memory).take("by-hand", 0))
         made = command(place, parameters, store)
         for directory in (place.mountpoint, place.secrets, place.cache):
             Path(directory).mkdir(mode=0o700)

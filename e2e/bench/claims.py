@@ -16,6 +16,7 @@ from dynvol.api.resources import CLAIMS, PODS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import NotFound
 from dynvol.mount.providers.contract import Place
+from dynvol.mounter.limits import Memory
 from dynvol.mounter.tools import Timing
 from e2e import manifests
 from e2e.grounds.ground import Ground
@@ -225,7 +226,9 @@ def _client_alone(bed: Bed) -> float:
 def _client_pod(bed: Bed, model: Any) -> Any:
     """The mount pod `model` with the client for its program. The key comes from a variable: this is a measurement."""
     mountpoint = f"/xvols/{bed.pod['metadata']['uid']}/anchor"
-    place = Place(source="anchor", mountpoint=mountpoint, secrets="/tmp/secrets", cache="/tmp/cache", memory_limit=ROOM)
+    place = Place(
+        source="anchor", mountpoint=mountpoint, secrets="/tmp/secrets", cache="/tmp/cache", memory=Memory(ROOM).take("anchor", 0)
+    )
     command = byhand.command(place, bed.parameters, bed.ground.store)
     files = {f"FILE{number}": (name, content.decode()) for number, (name, content) in enumerate(command.files.items())}
     writing = "; ".join(f'printf %s "${variable}" > {place.secrets}/{name}' for variable, (name, _) in files.items())

@@ -43,6 +43,7 @@ from dynvol.mount.watch import MountWatcher
 from dynvol.mounter import stage
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
+from dynvol.mounter.limits import Memory
 from dynvol.mounter.process import Children
 from dynvol.mounter.stage import Stage
 from dynvol.mounter.tools import Timing, Tools
@@ -235,7 +236,7 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
             MountExecutor(threads=32, drain=2.0) as executor,
         ):
             await s3.make_bucket("data")
-            engine = Engine(Tools(place, children, watcher, executor, ask, timing=HASTY))
+            engine = Engine(Tools(place, children, watcher, executor, ask, Memory(), HASTY))
             async with asyncio.TaskGroup() as tasks, Channel(path=str(server.endpoint)) as channel:
                 tasks.create_task(engine.run(), name="engine")
                 target = Path(node.kubelet_dir, "pods", POD, "volumes/kubernetes.io~csi/volume/mount")

@@ -18,6 +18,7 @@ from dynvol.mount.watch import MountWatcher
 from dynvol.mounter import stage
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
+from dynvol.mounter.limits import Memory
 from dynvol.mounter.process import Children
 from dynvol.mounter.session import Session
 from dynvol.mounter.stage import Stage
@@ -142,11 +143,13 @@ def publish(place: Stage, pod: str = POD) -> None:
 
 
 @contextlib.asynccontextmanager
-async def engine(place: Stage, *, timing: Timing = QUICK, left: Sequence[WantedMount] = ()) -> AsyncIterator[Hand]:
+async def engine(
+    place: Stage, *, timing: Timing = QUICK, left: Sequence[WantedMount] = (), memory: int | None = None
+) -> AsyncIterator[Hand]:
     """An engine in its tasks. Afterwards nothing of it is left, or the test fails; caches may be."""
     with stage.opened(place):
         async with Children() as children, MountWatcher() as watcher, MountExecutor(threads=32, drain=2.0) as executor:
-            tools = Tools(place, children, watcher, executor, ask, timing=timing)
+            tools = Tools(place, children, watcher, executor, ask, Memory(memory), timing)
             running = Engine(tools)
             running.adopt(left)
             async with asyncio.TaskGroup() as tasks:

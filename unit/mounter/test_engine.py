@@ -37,6 +37,7 @@ def play(
     shared: bool = False,
     for_pods: bool = True,
     timing: Timing = QUICK,
+    memory: int | None = None,
 ) -> None:
     """Run a story with an engine and a storage that has `bucket-a` with the object `hello`."""
 
@@ -47,7 +48,7 @@ def play(
             if shared:
                 propagation.bind(place.root, place.root, recursive=True)
                 propagation.make_shared(place.root)
-            async with engine(place, timing=timing) as hand:
+            async with engine(place, timing=timing, memory=memory) as hand:
                 await story(hand, storage)
 
     asyncio.run(scene())
@@ -98,6 +99,30 @@ def test_what_is_wanted_becomes_readable_and_goes_when_it_is_not(playground: str
         assert os.listdir(hand.stage.cache) == []
 
     play(playground, story)
+
+
+@pytest.mark.root
+def test_clients_divide_what_the_class_grants(playground: str) -> None:
+    """Each is told at its start how much memory it may take; the second one, that the first has its part already."""
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        one, two = (wanted(storage, claim, at=claim, mounter="rclone") for claim in ("one", "two"))
+        await hand.mounted(one)
+        first = _told_memory(hand.client(one))
+        await hand.mounted(one, two)
+        second = _told_memory(hand.client(two))
+        assert second < first == _told_memory(hand.client(one))
+        assert first + second < 128 << 20
+        await hand.mounted(one)
+        await hand.mounted(one, two)
+        assert _told_memory(hand.client(two)) == second
+
+    play(playground, story, memory=128 << 20)
+
+
+def _told_memory(pid: int) -> int:
+    environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return int(dict(line.split("=", 1) for line in environment if line)["GOMEMLIMIT"])
 
 
 @pytest.mark.root

@@ -19,6 +19,7 @@ from dynvol.mount.watch import MountWatcher
 from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
 from dynvol.mounter.feed import Feed
+from dynvol.mounter.limits import Memory
 from dynvol.mounter.podapi import PodApi, PodGone, Server
 from dynvol.mounter.process import Children
 from dynvol.mounter.stage import Stage
@@ -45,7 +46,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     token = tmp_path / "token"
     token.write_text("first\n")
     async with FakeApi() as api, Children() as children, MountWatcher() as watcher, MountExecutor() as executor:
-        engine = Engine(Tools(place, children, watcher, executor, ask))
+        engine = Engine(Tools(place, children, watcher, executor, ask, Memory()))
         server = Server.of(api.url, ca_file="", token_file=str(token))
         feed = Feed(PodApi(server, namespace=NAMESPACE, name=NAME), engine)
         async with asyncio.TaskGroup() as tasks:

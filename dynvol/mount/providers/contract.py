@@ -70,8 +70,8 @@ class Place(msgspec.Struct, frozen=True):
     """Directory in memory, of this client alone."""
     cache: str
     """Directory on disk, of this client alone. Survives the client and the mounter."""
-    memory_limit: int | None = None
-    """Bytes that the mounter and all its clients may use together, None if unlimited."""
+    memory: int | None = None
+    """Bytes that the client should make do with: its share of what the class grants. None if that is unlimited."""
 
 
 DEVICE: Final = "/dev/fd/3"

@@ -21,7 +21,7 @@ from unit.examples import examples
 
 MINIMAL = {"bucket": "my-bucket", "endpoint": "https://play.min.io", "pathStyle": "true"}
 KEYS = Credentials(access_key="AKID", secret_key="s3cr3t/with+chars=")
-PLACE = Place(source="dynvol-uid-hash", mountpoint="/run/mnt", secrets="/run/secrets", cache="/var/cache/x", memory_limit=50 << 20)
+PLACE = Place(source="dynvol-uid-hash", mountpoint="/run/mnt", secrets="/run/secrets", cache="/var/cache/x", memory=20 << 20)
 CLIENTS = ["s3fs", "rclone"]
 
 
@@ -250,7 +250,7 @@ def test_user_options_win_over_defaults_and_never_over_what_is_fixed() -> None:
 
 def test_a_small_class_gets_small_caches() -> None:
     assert int(options()["max_stat_cache_size"]) < 20_000
-    roomy = client(mounter="s3fs").command(msgspec.structs.replace(PLACE, memory_limit=None)).argv[-1]
+    roomy = client(mounter="s3fs").command(msgspec.structs.replace(PLACE, memory=None)).argv[-1]
     assert "max_stat_cache_size=100000" in roomy
 
 
@@ -418,8 +418,8 @@ def test_geesefs_waits_for_its_uploads_and_keeps_its_hands_off_the_bucket() -> N
 def test_geesefs_takes_no_more_memory_than_the_class_grants() -> None:
     assert flags("geesefs")["memory-limit"] == "16"
     roomy = S3().client({**MINIMAL, "mounter": "geesefs"}, read_only=False, credentials=KEYS)
-    argv = roomy.command(msgspec.structs.replace(PLACE, memory_limit=1 << 30)).argv
-    assert "--memory-limit=480" in argv
+    argv = roomy.command(msgspec.structs.replace(PLACE, memory=1 << 30)).argv
+    assert "--memory-limit=512" in argv
 
 
 def test_mount_s3_is_handed_the_device_of_a_mount_that_has_our_name() -> None:

@@ -25,7 +25,8 @@ from ..owner import Owner
 
 _log: Final = logging.getLogger(__name__)
 
-_MIB: Final = 1 << 20
+SMALL: Final = 174 << 20
+"""Bytes. A client with less, as one that is alone in a class of 256Mi has, gets small buffers and few transfers at once."""
 _REMOTE: Final = "remote"
 _CONFIGURATION: Final = "rclone.conf"
 
@@ -71,7 +72,7 @@ def mount(
 
     `options` win over what is set here for speed, not over what identifies and protects the mount.
     """
-    chosen = {**_defaults(place.memory_limit), **options, **_fixed(place, owner, read_only=read_only, ca_file=ca_file)}
+    chosen = {**_defaults(place.memory), **options, **_fixed(place, owner, read_only=read_only, ca_file=ca_file)}
     return Command(
         argv=("rclone", "mount", f"{_REMOTE}:{path}", place.mountpoint, *_flags(chosen)),
         environment=_environment(place),
@@ -154,9 +155,9 @@ def _section(lines: Sequence[str]) -> bytes:
     return "\n".join((f"[{_REMOTE}]", *lines, "")).encode()
 
 
-def _defaults(memory_limit: int | None) -> dict[str, str]:
+def _defaults(memory: int | None) -> dict[str, str]:
     """What users may change. Server times and no checksums made a listing of 2,000 keys 45 times as fast."""
-    small = memory_limit is not None and memory_limit < 256 * _MIB
+    small = memory is not None and memory < SMALL
     return {
         "vfs-cache-mode": "writes",
         "dir-cache-time": "60s",
@@ -193,11 +194,9 @@ def _fixed(place: Place, owner: Owner, *, read_only: bool, ca_file: str) -> dict
 
 
 def _environment(place: Place) -> dict[str, str]:
-    """The Go runtime collects garbage harder as it nears GOMEMLIMIT; it gets what the mounter leaves of the limit."""
+    """The Go runtime collects garbage harder as it nears GOMEMLIMIT."""
     base = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": place.secrets}
-    if place.memory_limit is None:
-        return base
-    return {**base, "GOMEMLIMIT": str(max(16 * _MIB, (place.memory_limit - 24 * _MIB) * 3 // 4))}
+    return base if place.memory is None else {**base, "GOMEMLIMIT": str(place.memory)}
 
 
 def _files_below(directory: str) -> Iterator[str]:

@@ -50,7 +50,7 @@ _CLAIM_OPTIONS: Final = frozenset({"cheap", "enable-mtime", "no-implicit-dir", "
 
 class GeeseFs(BucketClient):
     def command(self, place: Place) -> Command:
-        options = {**self._defaults(place.memory_limit), **self._options, **self._fixed(place)}
+        options = {**self._defaults(place.memory), **self._options, **self._fixed(place)}
         # Not `--name value`: that would leave a flag without a value to take the next one's name for its own.
         flags = (f"--{name}={value}" if value else f"--{name}" for name, value in options.items())
         bucket = f"{self._bucket.name}:{self._bucket.prefix}" if self._bucket.prefix else self._bucket.name
@@ -65,9 +65,9 @@ class GeeseFs(BucketClient):
             files={"credentials": profile.content(self._credentials)},
         )
 
-    def _defaults(self, memory_limit: int | None) -> dict[str, str]:
-        """Its own defaults take a gigabyte. What the mounter and the Go runtime need is left out of its share."""
-        share = 1000 if memory_limit is None else max(16, (memory_limit // _MIB - 64) // 2)
+    def _defaults(self, memory: int | None) -> dict[str, str]:
+        """Its own defaults take a gigabyte. The Go runtime needs as much again as it caches."""
+        share = 1000 if memory is None else max(16, memory // _MIB // 2)
         return {"memory-limit": str(share), "entry-limit": str(max(1000, min(100_000, share * 250)))}
 
     def _fixed(self, place: Place) -> dict[str, str]:

@@ -41,7 +41,7 @@ _CLAIM_OPTIONS: Final = frozenset({"metadata-ttl", "negative-metadata-ttl", "sto
 
 class MountS3(BucketClient):
     def command(self, place: Place) -> Command:
-        options = {**self._defaults(place.memory_limit), **self._options, **self._fixed()}
+        options = {**self._defaults(place.memory), **self._options, **self._fixed()}
         flags = (f"--{name}={value}" if value else f"--{name}" for name, value in options.items())
         return Command(
             argv=("mount-s3", *flags, self._bucket.name, DEVICE),
@@ -56,11 +56,9 @@ class MountS3(BucketClient):
             read_only=self._read_only,
         )
 
-    def _defaults(self, memory_limit: int | None) -> dict[str, str]:
-        """Its default is nearly all of the limit, of which the mounter needs a part."""
-        if memory_limit is None:
-            return {}
-        return {"memory-target": str(max(_LEAST_TARGET, memory_limit // _MIB * 3 // 4))}
+    def _defaults(self, memory: int | None) -> dict[str, str]:
+        """Its default is nearly all that the class grants."""
+        return {} if memory is None else {"memory-target": str(max(_LEAST_TARGET, memory // _MIB))}
 
     def _fixed(self) -> dict[str, str]:
         """What is not the user's to change."""

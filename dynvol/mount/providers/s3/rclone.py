@@ -13,8 +13,6 @@ from ..options import Check, integer, one_of, size, switch
 from ..rclone import program
 from .kind import BucketClient, Kind
 
-_MIB: Final = 1 << 20
-
 ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
     **program.ALLOWED_OPTIONS,
     "s3-acl": one_of(
@@ -33,7 +31,7 @@ _CLAIM_OPTIONS: Final = program.CLAIM_OPTIONS | {"s3-storage-class"}
 
 class Rclone(BucketClient):
     def command(self, place: Place) -> Command:
-        small = place.memory_limit is not None and place.memory_limit < 256 * _MIB
+        small = place.memory is not None and place.memory < program.SMALL
         return program.mount(
             f"{self._bucket.name}/{self._bucket.prefix}".rstrip("/"),
             place,

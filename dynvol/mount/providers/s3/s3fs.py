@@ -16,7 +16,8 @@ from ..owner import Owner
 from .bucket import Bucket
 from .kind import BucketClient, Kind
 
-_MIB: Final = 1 << 20
+_ROOMY: Final = 174 << 20
+"""Bytes. A client that is alone in a class of 256Mi has as much."""
 
 ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
     "complement_stat": flag,
@@ -76,7 +77,7 @@ class S3fs(BucketClient):
         super().__init__(bucket, credentials, owner=owner, read_only=read_only, options=options)
 
     def command(self, place: Place) -> Command:
-        options = {**self._defaults(place.memory_limit), **self._options, **self._fixed(place)}
+        options = {**self._defaults(place.memory), **self._options, **self._fixed(place)}
         listed = ",".join(f"{name}={value}" if value else name for name, value in options.items())
         location = f"{self._bucket.name}:/{self._bucket.prefix}" if self._bucket.prefix else self._bucket.name
         return Command(
@@ -88,10 +89,10 @@ class S3fs(BucketClient):
     def explain(self, output: str) -> Finding | None:
         return explain(output, self._bucket)
 
-    def _defaults(self, memory_limit: int | None) -> dict[str, str]:
+    def _defaults(self, memory: int | None) -> dict[str, str]:
         """What users may change. A small class gets a small cache and few parallel requests."""
-        roomy = memory_limit is None or memory_limit >= 256 * _MIB
-        entries = 100_000 if memory_limit is None else max(1000, min(100_000, memory_limit // 12 // _STAT_ENTRY))
+        roomy = memory is None or memory >= _ROOMY
+        entries = 100_000 if memory is None else max(1000, min(100_000, memory // 5 // _STAT_ENTRY))
         return {
             "max_stat_cache_size": str(entries),
             "stat_cache_expire": "60",
