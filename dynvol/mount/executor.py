@@ -5,7 +5,8 @@ not to its caller: a caller that is cancelled leaves it running, and the same ca
 one after another, in the order in which they came.
 
 Threads are bounded, and are daemons: one that hangs in the kernel holds up its own key, and neither the others nor the
-end of the process. Python's own pool waits for all of its threads at exit, which is why it is not used.
+end of the process. Python's own pool waits for all of its threads at exit, which is why it is not used. A few that have
+nothing to do are kept, since starting one takes longer than most of the work.
 Not here: deadlines of callers (asyncio.timeout around `run`), and retries.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +27,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _log: Final = logging.getLogger(__name__)
+
+_KEPT: Final = 4
+"""Threads with nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,24 @@ class _Call:
         return not self.outcome.done() and self.function == function and self.arguments == arguments
 
 
+class _Worker:
+    """A thread that does one call after another, until it is told to end. It is given the next when it is done with the last."""
+
+    def __init__(self, perform: Callable[[_Call], None], *, number: int) -> None:
+        self._calls: Final = queue.SimpleQueue[_Call | None]()
+        self._perform: Final = perform
+        threading.Thread(target=self._work, name=f"mount-{number}", daemon=True).start()
+
+    def give(self, call: _Call | None) -> None:
+        """None ends the thread."""
+        self._calls.put(call)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            self._perform(call)
+            del call  # what it holds is not kept until the next one comes
+
+
 class MountExecutor:
     """An async context manager. On exit it takes no more calls, waits up to `drain` seconds for those in flight, and leaves
     behind, named in the log, the threads that are still stuck then."""
@@ -69,6 +92,8 @@ class MountExecutor:
         """The newest call of each key that has one in flight. A repeated call may join this one only: joining an older one
         would let a publish that came after an unpublish report the publish before it."""
         self._running: Final[set[_Call]] = set()
+        self._idle: Final[list[_Worker]] = []
+        self._started = 0
         self._tasks: Final[dict[asyncio.Task[None], _Call]] = {}
         """Owned here and not by a TaskGroup, which cannot be left while a member hangs."""
         self._finished = self._failed = self._joined = 0
@@ -89,6 +114,9 @@ class MountExecutor:
             task.cancel()
         if self._tasks:
             await asyncio.wait(tuple(self._tasks))
+        for worker in self._idle:
+            worker.give(None)
+        self._idle.clear()
 
     async def run(self, key: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `function(*args, **kwargs)`, run in a thread, after all earlier calls for `key`.
@@ -157,11 +185,26 @@ class MountExecutor:
     async def _in_thread(self, call: _Call) -> None:
         call.started = self._loop.time()
         self._running.add(call)
+        worker = self._worker()
+        worker.give(call)
         try:
-            threading.Thread(target=self._work, args=(call,), name=f"mount {call.key}", daemon=True).start()
             await asyncio.wait((call.outcome,))
         finally:
             self._running.discard(call)
+            self._dismiss(worker, hangs=not call.outcome.done())
+
+    def _worker(self) -> _Worker:
+        if self._idle:
+            return self._idle.pop()
+        self._started += 1
+        return _Worker(self._work, number=self._started)
+
+    def _dismiss(self, worker: _Worker, *, hangs: bool) -> None:
+        """The one that hangs ends when its call does."""
+        if hangs or self._closed or len(self._idle) >= _KEPT:
+            worker.give(None)
+        else:
+            self._idle.append(worker)
 
     def _work(self, call: _Call) -> None:
         """In the thread."""

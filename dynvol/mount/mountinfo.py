@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +29,7 @@ _READ_ATTEMPTS: Final = 8
 
 
 _last: MountTable | None = None
+"""The newest that was parsed. Another thread's, or another namespace's: a line says the same whoever reads it when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,7 @@ def read(path: str = SELF) -> MountTable:
     poll(2) on the open file tells whether anything changed since it was opened: if so, read again. On a node where mounts
     never rest the last attempt is taken as it is.
     """
+    global _last
     for _ in range(_READ_ATTEMPTS):
         # Reading procfs never waits; O_NONBLOCK tells so to those who watch over the event loop.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -252,10 +255,37 @@ def read(path: str = SELF) -> MountTable:
                 break
         finally:
             os.close(fd)
-    # A line says the same whoever reads it when, so the last table may be another thread's, or another namespace's.
-    global _last
     _last = MountTable.parse(data, previous=_last)
     return _last
+
+
+class SharedReading:
+    """One reading for all threads that want one at the same time: none gets a table older than its question.
+
+    A hundred pods that start at once ask four hundred times, each while the others change the table: alone, most would
+    read it several times over.
+    """
+
+    def __init__(self, path: str = SELF) -> None:
+        self._path: Final = path
+        self._turn: Final = threading.Lock()
+        self._begun = self._done = 0
+        self._table = MountTable(())
+        """What the reading with the number `_done` gave."""
+
+    def __call__(self) -> MountTable:
+        """As `read` gives it. Waits for a reading that is under way, and takes its own only if no other began meanwhile."""
+        too_old = self._begun
+        with self._turn:
+            if self._done <= too_old:
+                self._begun += 1
+                self._table = read(self._path)
+                self._done = self._begun
+            return self._table
+
+
+shared: Final = SharedReading()
+"""For the threads of this process."""
 
 
 def _read_all(fd: int) -> bytes:

@@ -127,15 +127,15 @@ def publish(target: str, *, workload_dir: str, root: str) -> None:
     (nothing is changed then), StaleMount if the view was cut off from its source, InTheWay, MountError.
     """
     placement = Placement.of(target, workload_dir=workload_dir, root=root)
-    for step in plan_publish(mountinfo.read(), placement):
+    for step in plan_publish(mountinfo.shared(), placement):
         apply(step)
-    check_published(mountinfo.read(), placement)
+    check_published(mountinfo.shared(), placement)
 
 
 def make_root(root: str) -> None:
     """The first step of `publish` alone, for a mount pod that serves no pod any more. Idempotent."""
     place = paths.canonical(root)
-    for step in _plan_own(mountinfo.read(), place, MakeDirectory(place, _ROOT_MODE, parents=True)):
+    for step in _plan_own(mountinfo.shared(), place, MakeDirectory(place, _ROOT_MODE, parents=True)):
         apply(step)
 
 
@@ -151,7 +151,7 @@ def unpublish(target: str) -> None:
     """
     place = paths.canonical(target)
     for _ in range(_ROUNDS):
-        steps = plan_unpublish(mountinfo.read(), place)
+        steps = plan_unpublish(mountinfo.shared(), place)
         if not steps:
             break
         for step in steps:
@@ -319,7 +319,7 @@ def _obstacles(table: MountTable, mount: Mount, *, root: str) -> Iterable[Obstac
 
 def _release(root: str, *, only: str | None) -> Removal:
     propagation.clear_abandoned_stages()
-    steps, obstacles = plan_release(mountinfo.read(), root, only=only)
+    steps, obstacles = plan_release(mountinfo.shared(), root, only=only)
     if obstacles:
         return Removal((), obstacles)
     for step in steps:

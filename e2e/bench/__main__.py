@@ -70,8 +70,8 @@ def on_a_cluster(ground: Ground, given: argparse.Namespace, wanted: Sequence[str
     rounds, cold = (3, 1) if given.short else (40, 6)
     with asyncio.Runner() as runner:
         if "calls" in wanted and isinstance(ground, LocalGround):
-            machine = calls.Machine(f"/proc/{ground.machines()[0]}/root")
-            yield from runner.run(calls.measure(machine, rounds=rounds * 5, crowd=10 if given.short else 100))
+            machine = f"/proc/{ground.machines()[0]}/root"
+            yield from calls.measure(machine, rounds=rounds * 5, crowds=1 if given.short else 8, crowd=20 if given.short else 100)
         if "claims" in wanted:
             for mounter in given.mounter or ("s3fs",):
                 yield from _claims(ground, runner, mounter, rounds=rounds, cold=cold)

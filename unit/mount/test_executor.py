@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -192,3 +192,36 @@ async def test_an_error_that_no_one_waits_for_is_logged_once(door: Door, caplog:
         await asyncio.wait((call,))
         door.opened.set()
     assert caplog.text.count("no one waits for it") == 1
+
+
+def workers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("mount-")}
+
+
+async def test_threads_with_nothing_to_do_are_few_and_used_again_and_end_with_it() -> None:
+    together = threading.Barrier(12)
+    before = workers()
+    async with MountExecutor() as executor:
+        await asyncio.gather(*(executor.run(f"key {number}", together.wait, 10) for number in range(12)))
+        kept = {await executor.run("key", threading.current_thread) for _ in range(20)}
+        assert len(kept) == 1 and kept <= workers()
+        await until(lambda: len(workers() - before) == 4)
+    await until(lambda: workers() <= before)
+
+
+async def test_a_thread_that_hung_ends_when_its_call_does(door: Door) -> None:
+    before = workers()
+    async with MountExecutor(drain=0.01) as executor:
+        hangs = asyncio.create_task(executor.run("key", door.work))
+        await door.has_begun()
+    with pytest.raises(ExecutorClosed):
+        await hangs
+    assert workers() > before
+    door.opened.set()
+    await until(lambda: workers() <= before)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)

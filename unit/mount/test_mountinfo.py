@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -210,3 +215,54 @@ def test_what_the_mounter_needs_imports_nothing_heavy() -> None:
 def test_the_real_table_has_a_root_and_no_malformed_line() -> None:
     table = mountinfo.read()
     assert table.at("/") is not None and table.malformed == 0
+
+
+class Turn:
+    """A lock that counts who came for it."""
+
+    def __init__(self) -> None:
+        self.came = threading.Semaphore(0)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.came.release()
+        self._lock.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.release()
+
+
+def test_threads_that_ask_together_share_one_reading_that_began_after_they_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    readings: list[MountTable] = []
+
+    def slowly(path: str) -> MountTable:
+        readings.append(table := MountTable(()))
+        assert let_go.wait(10)
+        return table
+
+    monkeypatch.setattr(mountinfo, "read", slowly)
+    shared = mountinfo.SharedReading()
+    shared._turn = turn = Turn()  # type: ignore[assignment, misc]
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(shared) for _ in range(8)]
+        for _ in asked:
+            assert turn.came.acquire(timeout=10)
+        let_go.set()
+        given = [answer.result(10) for answer in asked]
+    assert len(readings) == 2, "the first began before the others asked"
+    assert sorted(map(given.count, readings)) == [1, 7]
+
+
+def test_a_reading_that_failed_is_shared_with_no_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: str) -> MountTable:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    shared = mountinfo.SharedReading()
+    good = shared()
+    monkeypatch.setattr(mountinfo, "read", fails)
+    for _ in range(2):
+        with pytest.raises(OSError, match="too many"):
+            shared()
+    monkeypatch.undo()
+    assert shared() is not good
