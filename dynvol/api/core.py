@@ -129,9 +129,24 @@ class NodeSpec(Projection, frozen=True):
     taints: tuple[Taint, ...] = ()
 
 
+class NodeCondition(Projection, frozen=True):
+    type: str = ""
+    status: str = ""
+
+
+class NodeStatus(Projection, frozen=True):
+    conditions: tuple[NodeCondition, ...] = ()
+
+
 class Node(Projection, frozen=True):
     metadata: ObjectMeta = ObjectMeta()
     spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+    @property
+    def ready(self) -> bool:
+        """Whether its kubelet works, as far as the cluster knows."""
+        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
 
 
 class Namespace(Projection, frozen=True):

@@ -27,6 +27,7 @@ from dynvol.api.resources import CLAIMS, NODES, PODS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import ApiError, NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
+from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
@@ -40,6 +41,8 @@ from .status import Problem, Serving, Standing, leftover, node_entries, pod_moun
 from .turns import Turns
 from .view import BY_CLAIM_UID, BY_CLASS, BY_UID, Instruments, NodeView, reported, told
 
+log = logs.get(__name__)
+
 RELEASED_AFTER: Final = 600.0
 """Seconds for which a deleted claim waits for data that cannot be uploaded."""
 LOOK_AGAIN: Final = 10.0
@@ -51,6 +54,10 @@ _TOO_MANY_PODS: Final = (
     "give each part of them a claim of its own, by narrower selectors"
 )
 """etcd stores objects of up to 1.5 MiB, and answers with "request is too large" beyond."""
+_OVERDUE: Final = (
+    "the pod should have ended more than a minute ago; its dynamic volumes are taken from it, "
+    "so that programs which wait in one of them can end"
+)
 _WARNINGS: Final = frozenset({Phase.FAILED.value, Phase.CONFLICT.value})
 
 
@@ -63,7 +70,7 @@ class MountMetrics(Protocol):
 
 
 class ClaimReporter:
-    """`announce`, `troubled` and `solved` are for the external volume controller; the rest goes by itself."""
+    """`announce`, `troubled`, `solved` and `overdue` are for the external volume controller; the rest goes by itself."""
 
     def __init__(
         self, view: NodeView, *, client: KubeClient, recorder: EventRecorder, instruments: Instruments, metrics: MountMetrics
@@ -343,6 +350,11 @@ class ClaimReporter:
         return found if found is not None and found.of(claim_uid=claim_uid, pod_uid=entry.uid, unless=others) else None
 
     # --- What is told
+
+    def overdue(self, pod: Pod) -> None:
+        """Tells that a pod's mounts are being taken away before it is gone."""
+        log.warning("a pod does not end; its mounts are let go", pod=pod.metadata.key)
+        self._recorder.warning(ObjectReference.of(PODS, pod.metadata), "PodOverdue", _OVERDUE)
 
     def left_behind(self, left: Leftovers, what_now: str) -> None:
         """Tells whoever looks after the node, where the claim and the workload may be no more."""

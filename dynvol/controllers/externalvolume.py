@@ -134,12 +134,15 @@ class ExternalVolumeController:
     async def reconcile(self, uuid: str) -> Result:
         """Brings one workload's mount pod to what the claims say.
 
-        1. Decide what is wanted. 2. Where there is no mount pod, make one if need be. 3. One that has ended, or that is to make way
-        for a successor, is seen off; its end brings the key back. 4. Tell any other, one that is being deleted too: it goes when
-        nothing is wanted of it any more.
+        1. Decide what is wanted; a pod that should have ended long ago wants nothing. 2. Where there is no mount pod, make one if
+        need be. 3. One that has ended, or that is to make way for a successor, is seen off; its end brings the key back. 4. Tell
+        any other, one that is being deleted too: it goes when nothing is wanted of it any more.
         """
         async with self._view.turns.of(uuid):
-            return await self._bring(uuid)
+            pods = self._view.pods_of(uuid)
+            for pod in self._view.overdue.find(pods):
+                self._reporter.overdue(pod)
+            return _within(self._view.overdue.patience(pods), await self._bring(uuid))
 
     async def _bring(self, uuid: str) -> Result:
         existing = self._view.mount_pod(uuid)
@@ -381,7 +384,9 @@ def _patience(existing: Pod) -> float | None:
 
 
 def _within(patience: float | None, result: Result) -> Result:
-    return result if patience is None else RequeueAfter(patience)
+    if patience is None:
+        return result
+    return RequeueAfter(min(patience, result.seconds) if isinstance(result, RequeueAfter) else patience)
 
 
 def _cordon_changed(change: Change[Node]) -> bool:

@@ -6,7 +6,7 @@ that a mount pod writes. What claims and pods say of their state decides nothing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -44,7 +44,15 @@ def _differ(change: Change[Any], decisive: Any) -> bool:
 class Matches:
     """`desired.attachments` of the pods in a cache, remembered. An answer is as old as the caches are, and no older."""
 
-    def __init__(self, pods: Informer[Pod], claims: Informer[DynamicVolumeClaim], classes: Informer[StorageProviderClass]) -> None:
+    def __init__(
+        self,
+        pods: Informer[Pod],
+        claims: Informer[DynamicVolumeClaim],
+        classes: Informer[StorageProviderClass],
+        *,
+        has_had_its_time: Callable[[Pod], bool],
+    ) -> None:
+        self._has_had_its_time = has_had_its_time
         self._claims = claims
         self._classes = classes
         # Namespace → pod's key → claim's uid → attachment, oldest claim first.
@@ -54,8 +62,8 @@ class Matches:
         classes.add_handler(self._class_changed)
 
     def of(self, pod: Pod) -> Mapping[str, Attachment]:
-        """By the claims' uids, the oldest claim first. `pod` is the cache's."""
-        if not pod.spec.volumes:
+        """By the claims' uids, the oldest claim first. `pod` is the cache's. Nothing for one that has had its time (`overdue`)."""
+        if not pod.spec.volumes or self._has_had_its_time(pod):
             return _NONE
         known = self._known.setdefault(pod.metadata.namespace, {})
         found = known.get(pod.metadata.key)

@@ -35,6 +35,7 @@ from dynvol.runtime.metrics import UNMEASURED, QueueMetrics, ReconcileMetrics
 
 from .desired import Attachment, dynamic_volumes, workload, workloads
 from .matching import BY_NAMESPACE, Matches
+from .overdue import OverduePods
 from .status import node_entries
 from .turns import Turns
 
@@ -194,13 +195,17 @@ class NodeView:
     classes: Informer[StorageProviderClass]
     nodes: Informer[Node]
     mounts: NodeMounts
+    overdue: OverduePods = field(init=False)
     matches: Matches = field(init=False)
     turns: Turns = field(default_factory=Turns)
     """Of the workloads: whoever makes or takes down something of one holds its turn."""
 
     def __post_init__(self) -> None:
         # Before any controller registers: who is told of a change finds the matches as they are after it.
-        object.__setattr__(self, "matches", Matches(self.pods, self.claims, self.classes))
+        overdue = OverduePods(self.pods, kubelet_works=self._is_ready)
+        object.__setattr__(self, "overdue", overdue)
+        matches = Matches(self.pods, self.claims, self.classes, has_had_its_time=overdue.includes)
+        object.__setattr__(self, "matches", matches)
 
     def pods_of(self, uuid: str) -> tuple[Pod, ...]:
         return self.pods.store.by_index(BY_WORKLOAD, uuid)
@@ -247,6 +252,10 @@ class NodeView:
 
     def own_node(self) -> Node | None:
         return self.nodes.store.get(self.node)
+
+    def _is_ready(self) -> bool:
+        node = self.own_node()
+        return node is not None and node.ready
 
     def draining(self) -> bool:
         node = self.own_node()

@@ -9,7 +9,7 @@ import pytest
 from dynvol.api import names
 from dynvol.api.core import Pod
 from dynvol.api.resources import NAMESPACES, NODES, PODS
-from dynvol.controllers import credentials
+from dynvol.controllers import credentials, overdue
 
 from .world import World
 
@@ -204,3 +204,16 @@ async def test_nothing_is_written_and_no_secret_is_read_at_rest(world: World) ->
         await asyncio.sleep(1.0)
         assert process.wire.writes[writes:] == []
         assert process.wire.reads[reads:] == []
+
+
+async def test_a_pod_that_does_not_end_loses_its_mounts_and_says_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overdue, "OVERDUE", 0.5)
+    async with world.process():
+        pod = await mounted(world)
+        await world.noise(1)
+        await world.admin.delete(PODS, pod.metadata.name, namespace=world.namespace, grace_seconds=1)
+        await world.until(lambda: not world.table.mounts and world.mount_pod() is None)
+        await world.until(lambda: not world.entries())
+        assert world.pods.store.get(pod.metadata.key), "the pod has gone by itself"
+        await world.end_pod(pod)
+    assert "PodOverdue" in await world.reasons_told("Pod")
