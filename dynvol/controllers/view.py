@@ -163,6 +163,7 @@ def as_user_of_volumes(pod: Pod) -> Pod:
         uid=meta.uid,
         resource_version=meta.resource_version,
         deletion_timestamp=meta.deletion_timestamp,
+        deletion_grace_period_seconds=meta.deletion_grace_period_seconds,
     )
     status = PodStatus(phase=pod.status.phase)
     ours = tuple(v for v in pod.spec.volumes if v.csi is not None and v.csi.driver == names.DRIVER)
