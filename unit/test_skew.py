@@ -47,8 +47,11 @@ def full_claim() -> DynamicVolumeClaim:
     return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, read_only=True))
 
 
+NAMED = {"storage_provider_secret_name": "s", "storage_provider_secret_namespace": "n"}
+
+
 def told_of(made: DynamicVolumeClaim, *, context: SecurityContext, **parameters: str) -> str:
-    classes = {"s3-sample": provider_class(**parameters)}
+    classes = {"s3-sample": provider_class(**NAMED, **parameters)}
     return encode(wanted_mounts(attachments(pod(security=context), [made], classes), classes, ()))
 
 
@@ -61,7 +64,7 @@ def test_a_mount_pod_of_an_earlier_version_is_told_what_it_was_told_before() -> 
 
 def test_pods_that_share_are_told_what_they_were_told_before_and_by_the_way_whose_client_is_theirs() -> None:
     """An earlier version leaves that out: it serves each claim by a client of its own, under the claim's name, and is believed."""
-    classes = {"s3-sample": provider_class()}
+    classes = {"s3-sample": provider_class(**NAMED)}
     shared = attachments(pod(volumes=(volume(policy="shared"),)), [claim("data")], classes)
     (wanted,) = wanted_mounts(shared, classes, ())
     told = json.loads(encode([wanted]))
@@ -148,7 +151,7 @@ def test_a_mount_pod_does_what_it_knows_and_says_of_the_rest_that_it_is_too_old(
 
 def test_a_mount_pod_that_reports_what_nobody_asked_for_blocks_only_that_path() -> None:
     (stranger,) = decode_reports(with_more(REPORT, path="uid-web-1/elsewhere", claimUid="uid-elsewhere", phase="Draining"))
-    classes = {"s3-sample": provider_class()}
+    classes = {"s3-sample": provider_class(**NAMED)}
     mine = attachments(pod(), [claim("data")], classes)
     assert encode(wanted_mounts(mine, classes, [stranger])) == PLAIN
     at_the_same_path = msgspec.structs.replace(stranger, path="uid-web-1/data")

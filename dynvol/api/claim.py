@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from .meta import Condition, ObjectMeta, Projection
-from .providerclass import OF_CLASSES
+from .providerclass import ANONYMOUS, OF_CLASSES, ClassSpec
 
 
 class LabelSelectorRequirement(Projection, frozen=True):
@@ -58,6 +58,12 @@ class RcloneConfig(Projection, frozen=True):
     """rclone's option → key of the class's Secret that has its value."""
 
 
+class SecretReference(Projection, frozen=True):
+    """A Secret of the claim's own namespace."""
+
+    name: str
+
+
 class ClaimSpec(Projection, frozen=True):
     mountpoint: str
     selector: LabelSelector
@@ -68,6 +74,8 @@ class ClaimSpec(Projection, frozen=True):
     rclone_config: RcloneConfig | None = None
     config: dict[str, str] | None = None
     """For providers that are not ours: what they take, as they name it."""
+    credentials_secret_ref: SecretReference | None = None
+    """Instead of the class's, if the class allows it."""
     uid: int | None = None
     gid: int | None = None
     mount_options: str = ""
@@ -82,6 +90,16 @@ class ClaimSpec(Projection, frozen=True):
             return self.storage_provider
         given = (("s3", self.s3_config), ("rclone", self.rclone_config))
         return next((name for name, config in given if config is not None), "")
+
+    @property
+    def secret(self) -> str:
+        """The name of the claim's own Secret; empty if it names none."""
+        return self.credentials_secret_ref.name if self.credentials_secret_ref is not None else ""
+
+    def parameters_in(self, of_class: ClassSpec) -> dict[str, str]:
+        """What claim and class together say of a mount. What the class sets is the class's."""
+        anonymous = not self.secret and not any(of_class.secret)
+        return self.parameters | of_class.mount_parameters | ({ANONYMOUS: "true"} if anonymous else {})
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -99,7 +117,7 @@ class ClaimSpec(Projection, frozen=True):
             plain = {f"parameter.{name}": value for name, value in rclone.parameters.items()}
             secret = {f"secret.{name}": key for name, key in rclone.secret_keys.items()}
             return {"type": rclone.type, "path": rclone.path, **plain, **secret}
-        return {key: value for key, value in (self.config or {}).items() if key not in OF_CLASSES}
+        return {key: value for key, value in (self.config or {}).items() if key not in (*OF_CLASSES, ANONYMOUS)}
 
 
 class PodMount(Projection, frozen=True):

@@ -8,6 +8,7 @@ it: `unit/test_skew.py` holds what is frozen. Nothing in here is secret.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
@@ -61,7 +62,8 @@ class WantedMount(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     spec_hash: str
     read_only: bool = False
     credentials: str = ""
-    """Which of the mounter's sets of credentials; empty: the one that is for all mounts that name none."""
+    """Which of the mounter's sets of credentials; empty: the one that is for all mounts that name none. In a mount pod a set is a
+    Secret of the claim's namespace, by name."""
     parameters: dict[str, str] = {}
     """Non-secret: for s3 `bucket`, `endpoint`, `prefix`, `region`, `pathStyle`, `uid`, `gid`, `umask`, `mounter`, `options`."""
     client: str = ""
@@ -109,6 +111,15 @@ class MountReport(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     @property
     def key(self) -> str:
         return f"{self.claim_uid}/{self.pod_uid}"
+
+
+OWN_SECRETS: Final = "claim-secret."
+"""What all keys begin with that a mount pod's Secret copy has from Secrets of claims. Keys of the class's Secret never do."""
+
+
+def own_secret_prefix(secret: str) -> str:
+    """What the keys begin with that come from one of them. Its name would leave no room for keys of their own."""
+    return f"{OWN_SECRETS}{hashlib.sha256(secret.encode()).hexdigest()[:32]}."
 
 
 def overlap(one: str, other: str) -> bool:

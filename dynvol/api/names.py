@@ -43,6 +43,8 @@ ALLOWED_NAMESPACES_PARAMETER: Final = f"{GROUP}/allowed-namespaces"
 ALLOWED_ENDPOINTS_PARAMETER: Final = f"{GROUP}/allowed-endpoints"
 ALLOWED_BUCKETS_PARAMETER: Final = f"{GROUP}/allowed-buckets"
 RCLONE_OPTIONS_PARAMETER: Final = f"{GROUP}/allowed-rclone-options"
+CLAIM_SECRETS_PARAMETER: Final = f"{GROUP}/allowed-claim-secrets"
+"""Unlike the other lists of what is allowed, this one allows nothing where it is missing."""
 
 NOT_ALLOWED: Final = "NotAllowed"
 """The reason of a mount that one of a class's `allowed-` parameters refuses."""

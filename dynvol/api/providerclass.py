@@ -13,6 +13,8 @@ OF_CLASSES: Final = {
     "allowedOptions": names.RCLONE_OPTIONS_PARAMETER,
 }
 """Parameters of a mount that are a class's to set and never a claim's, and the keys by which it does."""
+ANONYMOUS: Final = "anonymous"
+"""The parameter of a mount for which neither class nor claim names a Secret."""
 
 
 class ClassSpec(Projection, frozen=True):

@@ -70,7 +70,7 @@ class MountMetrics(Protocol):
 
 
 class ClaimReporter:
-    """`announce`, `troubled`, `solved` and `overdue` are for the external volume controller; the rest goes by itself."""
+    """`announce`, `troubled`, `solved`, `lacking` and `overdue` are for the external volume controller; the rest goes by itself."""
 
     def __init__(
         self, view: NodeView, *, client: KubeClient, recorder: EventRecorder, instruments: Instruments, metrics: MountMetrics
@@ -81,6 +81,8 @@ class ClaimReporter:
         self._manager: Final = f"dynvol-node-{label_value(view.node)}"
         self._metrics = metrics
         self._problems: dict[str, Problem] = {}
+        self._lacking: dict[str, Mapping[str, Problem]] = {}
+        """workload → the Secrets that its claims name and that cannot be had, by name."""
         self._wanted_since: dict[tuple[str, str], float] = {}
         """(claim uid, pod uid) → since when, on the loop's clock, a mount has been missing; for the metric."""
         self._said: dict[str, tuple[PodMount, ...]] = {}
@@ -166,6 +168,13 @@ class ClaimReporter:
     def solved(self, uuid: str) -> None:
         if self._problems.pop(uuid, None) is not None:
             self._enqueue_workload(uuid)
+
+    def lacking(self, uuid: str, problems: Mapping[str, Problem]) -> None:
+        """What keeps which Secrets from the claims of a workload that name them; they will say so."""
+        if self._lacking.get(uuid, {}) == problems:
+            return
+        self._lacking = {**self._lacking, uuid: problems} if problems else {u: p for u, p in self._lacking.items() if u != uuid}
+        self._enqueue_workload(uuid)
 
     def _enqueue_workload(self, uuid: str) -> None:
         for attachment in self._view.attachments_of(uuid):
@@ -288,7 +297,8 @@ class ClaimReporter:
         if not is_told and (why := self._shortage(wanted, mount_pod, provider_class)):
             return Standing(Phase.FAILED, "TooManyMounts", why)
         reports = {r.path: r for r in reported(mount_pod)}
-        serving = Serving(served.mount_pod, mount_pod, reports, self._problems.get(served.uuid))
+        problem = self._problems.get(served.uuid) or self._lacking.get(served.uuid, {}).get(wanted.credentials)
+        serving = Serving(served.mount_pod, mount_pod, reports, problem)
         waits = not is_told and EarlierMounts(reports.values()).in_the_way(wanted)
         root = served.root(self._view.state_dir)
         return standing(wanted, serving, waits=waits, in_table=lambda w: self._view.is_mounted(w, root=root))

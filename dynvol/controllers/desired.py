@@ -203,9 +203,10 @@ def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -
     Where pods share a mount pod, mounts that differ in nothing but claim, pod and path have one client.
     """
     claim, pod = attachment.claim, attachment.pod
-    parameters = _owner(claim, pod) | claim.spec.parameters | provider_class.spec.mount_parameters
+    parameters = _owner(claim, pod) | claim.spec.parameters_in(provider_class.spec)
     shared = attachment.volume is not None and attachment.volume.policy == names.SHARED
-    identity = (claim.spec.provider, "" if shared else attachment.path, claim.spec.read_only, parameters)
+    own_secret = (claim.spec.secret,) if claim.spec.secret else ()
+    identity = (claim.spec.provider, "" if shared else attachment.path, claim.spec.read_only, parameters, *own_secret)
     # Long enough that nobody finds another mount with the same name, to put it in the place of a neighbour's.
     client = digest(identity, digits=32) if shared else ""
     return WantedMount(
@@ -216,6 +217,7 @@ def wanted_mount(attachment: Attachment, provider_class: StorageProviderClass) -
         provider=claim.spec.provider,
         spec_hash=digest(identity),
         read_only=claim.spec.read_only,
+        credentials=claim.spec.secret,
         parameters=parameters,
         client=client,
     )

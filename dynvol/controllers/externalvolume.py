@@ -32,7 +32,7 @@ from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
 from .claimreport import ClaimReporter
-from .credentials import Credentials
+from .credentials import Credentials, OwnSecrets
 from .desired import wanted_mounts, workloads
 from .finalizers import add_finalizer
 from .leftovers import Leftovers, look
@@ -134,9 +134,10 @@ class ExternalVolumeController:
     async def reconcile(self, uuid: str) -> Result:
         """Brings one workload's mount pod to what the claims say.
 
-        1. Decide what is wanted; a pod that should have ended long ago wants nothing. 2. Where there is no mount pod, make one if
-        need be. 3. One that has ended, or that is to make way for a successor, is seen off; its end brings the key back. 4. Tell
-        any other, one that is being deleted too: it goes when nothing is wanted of it any more.
+        1. Decide what is wanted, as far as the Secrets for it can be had; a pod that should have ended long ago wants nothing.
+        2. Where there is no mount pod, make one if need be. 3. One that has ended, or that is to make way for a successor, is seen
+        off; its end brings the key back. 4. Tell any other, one that is being deleted too: it goes when nothing is wanted of it any
+        more.
         """
         async with self._view.turns.of(uuid):
             pods = self._view.pods_of(uuid)
@@ -152,18 +153,42 @@ class ExternalVolumeController:
             self._forget(uuid)
             return DONE
         wanted = self._wanted(workload, existing)
+        own = await self._own_secrets(workload, wanted, existing=existing, left=left)
+        wanted = own.usable(wanted, before=told(existing))
+        result = await self._bring_about(workload, wanted, own, existing=existing, left=left)
+        return _within(PROBLEM_RETRY if own.problems else None, result)
+
+    async def _bring_about(
+        self, workload: Workload, wanted: Sequence[WantedMount], own: OwnSecrets, *, existing: Pod | None, left: Leftovers | None
+    ) -> Result:
         if existing is None:
-            return await self._provide(workload, wanted, left) if wanted or left else await self._need_not(workload)
+            return await self._provide(workload, wanted, own, left) if wanted or left else await self._need_not(workload)
         if existing.finished or await self._is_to_make_way(existing, needed=bool(wanted)):
             await self._see_off(existing)
             return DONE
         if (patience := _patience(existing)) is not None and patience <= 0.0:
             await self._see_off(existing)
             return DONE
-        return _within(patience, await self._serve(workload, existing, wanted))
+        return _within(patience, await self._serve(workload, existing, wanted, own))
+
+    async def _own_secrets(
+        self, workload: Workload, wanted: Sequence[WantedMount], *, existing: Pod | None, left: Leftovers | None
+    ) -> OwnSecrets:
+        """Those of the claims that are wanted, and of those whose data is on its way: it takes the same Secret to upload it."""
+        current = {(mount.key, mount.spec_hash) for mount in wanted}
+        if any((r.key, r.spec_hash) not in current for r in reported(existing)):
+            left = await look(self._view, workload.uuid)
+        mounts = [*wanted, *(leftover.mount for leftover in (left.waiting if left else ()))]
+        provider_class = self._view.classes.store.get(workload.provider_class)
+        own = await self._credentials.own(
+            (mount.credentials for mount in mounts), namespace=workload.namespace, provider_class=provider_class
+        )
+        self._reporter.lacking(workload.uuid, own.problems)
+        return own
 
     def _forget(self, uuid: str) -> None:
         self._reporter.solved(uuid)
+        self._reporter.lacking(uuid, {})
         self._copied.pop(uuid, None)
         self._told.pop(mount_pod_name(uuid), None)
         self._without_copy.discard(uuid)
@@ -243,7 +268,7 @@ class ExternalVolumeController:
         self._without_copy.add(uuid)
         return DONE
 
-    async def _provide(self, workload: Workload, wanted: Sequence[WantedMount], left: Leftovers | None) -> Result:
+    async def _provide(self, workload: Workload, wanted: Sequence[WantedMount], own: OwnSecrets, left: Leftovers | None) -> Result:
         """1. The claims are announced, before anything of them exists. 2. Kubelet must have published the volume: the root is a
         mount then. Where there is nothing but what is `left` to be uploaded, and no pod, it is made. 3. What a dead predecessor
         left mounted is cleared. 4. The mount pod is made."""
@@ -264,19 +289,24 @@ class ExternalVolumeController:
         if not await clear_remains(self._view, root, mount_pod=workload.mount_pod, client=self._client):
             return RequeueAfter(CACHE_RETRY)
         try:
-            return announced.then(await self._create(workload, provider_class, announced.mounts, left))
+            return announced.then(await self._create(workload, provider_class, announced.mounts, own, left))
         except Superseded:
             # The class is gone or going; its event brings the key back, unless no pod uses it.
             return self._cannot(workload, _class_is_gone(workload), left) if left else DONE
 
     async def _create(
-        self, workload: Workload, provider_class: StorageProviderClass, wanted: Sequence[WantedMount], left: Leftovers | None
+        self,
+        workload: Workload,
+        provider_class: StorageProviderClass,
+        wanted: Sequence[WantedMount],
+        own: OwnSecrets,
+        left: Leftovers | None,
     ) -> Result:
-        """1. The class is held, its Secret copied. 2. The mount pod comes into being, told already. 3. The copy becomes its own, so
-        that it goes with it. Raises Superseded if the class went."""
+        """1. The class is held, its Secret and its claims' own are copied. 2. The mount pod comes into being, told already. 3. The
+        copy becomes its own, so that it goes with it. Raises Superseded if the class went."""
         await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
         found = await self._credentials.of(provider_class)
-        if found.secret is None:
+        if found.problem is not None:
             return self._cannot(workload, found.problem, left)
         manifest = mount_pod(
             workload,
@@ -284,10 +314,10 @@ class ExternalVolumeController:
             wanted=wanted,
             installation=self._installation,
             node=self._view.own_node(),
-            credentials=credentials_digest(found.secret),
+            credentials=credentials_digest(found.secret, own.found),
         )
         try:
-            await self._apply_secret(workload, provider_class, original=found.secret, owner=None)
+            await self._apply_secret(workload, provider_class, original=found.secret, own=own, owner=None)
             created = await self._client.create(PODS, manifest, namespace=self._installation.namespace)
         except AlreadyExists:
             return RequeueAfter(CACHE_RETRY)
@@ -297,12 +327,12 @@ class ExternalVolumeController:
         log.info("mount pod created", mount_pod=workload.mount_pod, mounts=len(wanted), files_left=left.files if left else 0)
         if left:
             self._reporter.left_behind(left, "a new mount pod uploads them")
-        await self._apply_secret(workload, provider_class, original=found.secret, owner=created)
+        await self._apply_secret(workload, provider_class, original=found.secret, own=own, owner=created)
         self._reporter.solved(workload.uuid)
         return RequeueAfter(CREDENTIALS_CHECK)
 
-    def _cannot(self, workload: Workload, problem: Problem | None, left: Leftovers | None = None) -> Result:
-        if problem is not None and self._reporter.troubled(workload.uuid, problem):
+    def _cannot(self, workload: Workload, problem: Problem, left: Leftovers | None = None) -> Result:
+        if self._reporter.troubled(workload.uuid, problem):
             log.warning("workload cannot be served", workload=workload.annotation, reason=problem.reason, message=problem.message)
             if left:
                 self._reporter.left_behind(left, f"they cannot be uploaded: {problem.message}")
@@ -310,13 +340,13 @@ class ExternalVolumeController:
 
     # --- A mount pod that there is
 
-    async def _serve(self, workload: Workload, existing: Pod, wanted: Sequence[WantedMount]) -> Result:
+    async def _serve(self, workload: Workload, existing: Pod, wanted: Sequence[WantedMount], own: OwnSecrets) -> Result:
         announced = await self._announced(wanted, before=told(existing))
         await self._tell(existing, announced.mounts)
         # One that has nothing to serve may still be uploading.
         if not (announced.mounts or reported(existing)):
             return announced.then(DONE)
-        return announced.then(await self._refresh_credentials(workload, existing))
+        return announced.then(await self._refresh_credentials(workload, existing, own))
 
     async def _tell(self, existing: Pod, wanted: Sequence[WantedMount]) -> None:
         meta, text = existing.metadata, encode(wanted)
@@ -337,37 +367,45 @@ class ExternalVolumeController:
             if not is_of_namesake(error):
                 raise
 
-    async def _refresh_credentials(self, workload: Workload, existing: Pod) -> Result:
+    async def _refresh_credentials(self, workload: Workload, existing: Pod, own: OwnSecrets) -> Result:
         """Brings a changed key to the copy, and says so on the mount pod: when that changes, kubelet brings its volumes up to date
-        at once rather than within a minute or two. A Secret that is gone changes nothing: mounts go on with what they have."""
+        at once rather than within a minute or two.
+
+        A class's Secret that is gone changes nothing: mounts go on with what they have. When a claim's own is gone, clients that
+        run go on too, but its keys leave the copy: whoever deletes a Secret wants it to be nowhere any more."""
         provider_class = self._view.classes.store.get(workload.provider_class)
         if provider_class is None:
             return DONE
         found = await self._credentials.of(provider_class)
-        if found.secret is None:
+        if found.problem is not None:
             return self._cannot(workload, found.problem)
         self._reporter.solved(workload.uuid)
-        await self._apply_secret(workload, provider_class, original=found.secret, owner=existing)
-        digest = credentials_digest(found.secret)
+        await self._apply_secret(workload, provider_class, original=found.secret, own=own, owner=existing)
+        digest = credentials_digest(found.secret, own.found)
         if existing.metadata.annotations.get(CREDENTIALS_DIGEST) != digest:
             await self._annotate(existing, CREDENTIALS_DIGEST, digest)
         return RequeueAfter(CREDENTIALS_CHECK)
 
     async def _apply_secret(
-        self, workload: Workload, provider_class: StorageProviderClass, *, original: Secret, owner: Pod | None
+        self,
+        workload: Workload,
+        provider_class: StorageProviderClass,
+        *,
+        original: Secret | None,
+        own: OwnSecrets,
+        owner: Pod | None,
     ) -> None:
         """Writes the copy, unless this very one was written not long ago."""
-        content = (credentials_digest(original), owner.metadata.uid if owner else "")
+        content = (credentials_digest(original, own.found), owner.metadata.uid if owner else "")
         now = asyncio.get_running_loop().time()
         written, at = self._copied.get(workload.uuid, (None, 0.0))
         if written == content and now - at < COPY_CHECK:
             return
         self._without_copy.discard(workload.uuid)
         provider = providers.provider(provider_class.spec.provider)
-        manifest = secret_copy(workload, original=original, provider=provider, namespace=self._installation.namespace, owner=owner)
-        await self._client.apply(
-            SECRETS, workload.mount_pod, manifest, field_manager="dynvol-node", namespace=self._installation.namespace
-        )
+        namespace = self._installation.namespace
+        manifest = secret_copy(workload, original=original, own=own.found, provider=provider, namespace=namespace, owner=owner)
+        await self._client.apply(SECRETS, workload.mount_pod, manifest, field_manager="dynvol-node", namespace=namespace)
         self._copied[workload.uuid] = content, now
 
 
@@ -383,10 +421,11 @@ def _patience(existing: Pod) -> float | None:
     return max(0.0, CRASH_PATIENCE - seconds_since(existing.metadata.creation_timestamp))
 
 
-def _within(patience: float | None, result: Result) -> Result:
-    if patience is None:
+def _within(seconds: float | None, result: Result) -> Result:
+    """`result`, and at the latest after so long another look."""
+    if seconds is None:
         return result
-    return RequeueAfter(min(patience, result.seconds) if isinstance(result, RequeueAfter) else patience)
+    return RequeueAfter(min(seconds, result.seconds) if isinstance(result, RequeueAfter) else seconds)
 
 
 def _cordon_changed(change: Change[Node]) -> bool:

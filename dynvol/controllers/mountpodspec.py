@@ -8,21 +8,24 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dynvol.api import names
 from dynvol.api.claim import digest
 from dynvol.api.core import Node, Pod, Secret
 from dynvol.api.identity import Workload, label_value
 from dynvol.api.meta import ObjectMeta
-from dynvol.api.mounts import WantedMount, encode
+from dynvol.api.mounts import OWN_SECRETS, WantedMount, encode, own_secret_prefix
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.mount.providers.contract import Provider
 
 Manifest = dict[str, Any]
 
 CREDENTIALS_DIGEST = f"{names.GROUP}/credentials-digest"
-"""On a mount pod and its Secret copy: changes when the original Secret does."""
+"""On a mount pod and its Secret copy: changes when one of the original Secrets does."""
+_LONGEST_KEY: Final = 253
+"""Of a Secret (apimachinery, IsConfigMapKey)."""
+NOTHING: Final[Mapping[str, Secret]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def mount_pod(
     """The mount pod of `workload`, already told what to mount.
 
     Its node owns it, as one owns its static pods: `kubectl drain` refuses a node with a pod that has no controller, and a node that
-    is removed takes it along. `node` is None while it is not known. `credentials` is the digest of the Secret that was copied.
+    is removed takes it along. `node` is None while it is not known. `credentials` is the digest of the Secrets that were copied.
     """
     return {
         "apiVersion": "v1",
@@ -135,12 +138,22 @@ def resources(parameters: Mapping[str, str]) -> Manifest:
     return granted
 
 
-def secret_copy(workload: Workload, *, original: Secret, provider: Provider | None, namespace: str, owner: Pod | None) -> Manifest:
-    """The copy of a class's Secret that one mount pod mounts, with only the keys that `provider` reads.
+def secret_copy(
+    workload: Workload,
+    *,
+    original: Secret | None,
+    own: Mapping[str, Secret] = NOTHING,
+    provider: Provider | None,
+    namespace: str,
+    owner: Pod | None,
+) -> Manifest:
+    """The copy of a class's Secret, and of claims' `own`, that one mount pod mounts, with only the keys that `provider` reads.
 
     It must exist before its mount pod, so the first copy has no owner; once it has one, it is garbage-collected with it.
     """
-    data = {key: base64.b64encode(value).decode() for key, value in original.data.items() if _reads(provider, key)}
+    data = {} if original is None else {k: v for k, v in read(original, provider).items() if not k.startswith(OWN_SECRETS)}
+    for name, secret in own.items():
+        data |= {own_secret_prefix(name) + key: value for key, value in read(secret, provider).items()}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -148,12 +161,17 @@ def secret_copy(workload: Workload, *, original: Secret, provider: Provider | No
             "name": workload.mount_pod,
             "namespace": namespace,
             "labels": labels(workload),
-            "annotations": {CREDENTIALS_DIGEST: credentials_digest(original)},
+            "annotations": {CREDENTIALS_DIGEST: credentials_digest(original, own)},
             **({"ownerReferences": [_owner_reference("Pod", owner.metadata)]} if owner else {}),
         },
         "type": "Opaque",
-        "data": data,
+        "data": {key: base64.b64encode(value).decode() for key, value in data.items() if len(key) <= _LONGEST_KEY},
     }
+
+
+def read(secret: Secret, provider: Provider | None) -> dict[str, bytes]:
+    """What `provider` reads of a Secret."""
+    return {key: value for key, value in secret.data.items() if _reads(provider, key)}
 
 
 def _reads(provider: Provider | None, key: str) -> bool:
@@ -166,6 +184,10 @@ def _owner_reference(kind: str, owner: ObjectMeta) -> Manifest:
     return {"apiVersion": "v1", "kind": kind, "name": owner.name, "uid": owner.uid}
 
 
-def credentials_digest(original: Secret) -> str:
-    """Says whether a copy is up to date without reading it. Twelve digits of a hash over uid and version: no key material in it."""
-    return digest((original.metadata.uid, original.metadata.resource_version))
+def credentials_digest(original: Secret | None, own: Mapping[str, Secret] = NOTHING) -> str:
+    """Says whether a copy is up to date without reading it. Twelve digits of a hash over uids and versions, with no key in it."""
+    return digest((*_version(original), *(part for name in sorted(own) for part in (name, *_version(own[name])))))
+
+
+def _version(secret: Secret | None) -> tuple[str, str]:
+    return (secret.metadata.uid, secret.metadata.resource_version) if secret is not None else ("", "")

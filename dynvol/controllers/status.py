@@ -15,12 +15,13 @@ import msgspec
 
 from dynvol.api import names
 from dynvol.api.claim import ClaimStatus, DynamicVolumeClaim, PodMount
-from dynvol.api.core import Pod
+from dynvol.api.core import Pod, Secret
 from dynvol.api.meta import Condition, with_transition_times
 from dynvol.api.mounts import UNFLUSHED, MountReport, Phase, WantedMount
 from dynvol.api.providerclass import ClassStatus, StorageProviderClass
 from dynvol.mount import providers
 from dynvol.mount.providers import pins
+from dynvol.mount.providers.contract import Provider
 
 from .desired import Attachment, path_in_container
 
@@ -250,7 +251,9 @@ def class_status(
         ("Accepted", "False", "Invalid", "; ".join(problems)) if problems else ("Accepted", "True", "Accepted", ""),
         ("CredentialsAvailable", "False", credentials.reason, credentials.message)
         if credentials
-        else ("CredentialsAvailable", "True", "Found", ""),
+        else ("CredentialsAvailable", "True", "Found", "")
+        if any(provider_class.spec.secret)
+        else ("CredentialsAvailable", "True", "NotNeeded", _NO_SECRET),
         ("ResourcesAdequate", "False", "TooSmall", "; ".join(warnings))
         if warnings
         else ("ResourcesAdequate", "True", "Adequate", ""),
@@ -269,6 +272,11 @@ def class_status(
     )
 
 
+_NO_SECRET: Final = (
+    "the class names no Secret: storage is used without credentials, unless a claim names a Secret that the class allows"
+)
+
+
 def in_use(pods: Sequence[Pod], mount_pods: int) -> str:
     """Why a class that is being deleted stays, in words."""
     named = ", ".join(p.metadata.key for p in pods[:_NAMED_IN_MESSAGES])
@@ -282,11 +290,31 @@ def missing_credentials(provider_class: StorageProviderClass, data: Mapping[str,
     """What is wrong with the Secret that a class names; `data` is None if there is no such Secret."""
     namespace, name = provider_class.spec.secret
     provider = providers.provider(provider_class.spec.provider)
-    needed = provider.secret_keys if provider else ()
+    if not name and not namespace and provider is not None and provider.serves_anyone:
+        return None
     if not name or not namespace:
         keys = f"{names.SECRET_NAME_PARAMETER} and {names.SECRET_NAMESPACE_PARAMETER}"
         return Problem("SecretNotNamed", f"class {provider_class.metadata.name} names no Secret; set {keys}")
-    where = f"Secret {namespace}/{name} of class {provider_class.metadata.name}"
+    return _lacking(provider, data, where=f"Secret {namespace}/{name} of class {provider_class.metadata.name}")
+
+
+def missing_in_own_secret(provider_class: StorageProviderClass, secret: Secret | None, *, place: str) -> Problem | None:
+    """What is wrong with the Secret at `place` (namespace/name) that a claim names. One that opens the cluster's own API has no
+    business with storage, and a claim is not to be the way in which a token leaves a namespace."""
+    provider = providers.provider(provider_class.spec.provider)
+    where = f"Secret {place}, which the claim names,"
+    if secret is not None and secret.type in _TOKENS:
+        return Problem(
+            "SecretRefused", f"{where} holds a token for the cluster itself ({secret.type}); name one that is for the storage"
+        )
+    return _lacking(provider, secret.data if secret is not None else None, where=where)
+
+
+_TOKENS: Final = frozenset({"kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"})
+
+
+def _lacking(provider: Provider | None, data: Mapping[str, bytes] | None, *, where: str) -> Problem | None:
+    needed = provider.secret_keys if provider else ()
     if data is None:
         hint = f" with the keys {' and '.join(needed)}" if needed else ""
         return Problem("SecretNotFound", f"{where} does not exist; create it{hint}")

@@ -91,9 +91,10 @@ class Engine:
         return not self._wanted and not self._sessions and not self._busy and not (self._told and self._left)
 
     def refresh_credentials(self) -> None:
-        """They may have changed: each mount goes over to the new ones when it can."""
+        """They may have changed: each mount goes over to the new ones when it can, and what failed is tried with them at once."""
         for session in self._sessions.values():
             session.refresh()
+            session.retry()
 
     def reports(self) -> list[MountReport]:
         """One for each mount that is wanted or not gone yet. Times move with phase and reason only."""

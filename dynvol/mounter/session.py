@@ -165,13 +165,16 @@ class Session:
         """Clients, one after the other, until one dies or the session is to stop.
 
         1. What an earlier life left in caches that none is going to use is uploaded. 2. Work out a client from the credentials as
-        they are now; if it does not look itself, ask the storage. 3. Start it, and wait until its mount answers. 4. Serve, also
-        with its successors.
+        they are now, once there are any; if it does not look itself, ask the storage. 3. Start it, and wait until its mount
+        answers. 4. Serve, also with its successors.
         """
         self._restarts += 1
         if self._retry.done():
             self._retry = _future()
         number = await self._tidy_caches()
+        if self._stop.done():
+            return
+        await self._await_credentials()
         if self._stop.done():
             return
         started = _now()
@@ -189,6 +192,17 @@ class Session:
         _log.info("serving", source=self.mount.source, pid=life.child.pid, seconds=round(_now() - started, 3))
         while (successor := await self._serve_with(life, tasks)) is not None:
             life = successor
+
+    async def _await_credentials(self) -> None:
+        """A claim's own Secret reaches a mount pod that runs already some moments after the claim does."""
+        name, stage = self.mount.credentials, self._tools.stage
+        while name and stage.for_pods and not self._stop.done():
+            self._refreshed = _future()
+            if stage.has_credentials(name):
+                return
+            message = f"{stage.whose(name)} has not reached the mount pod yet"
+            self._tell(State.STARTING, Finding("CredentialsAwaited", message, lasting=False))
+            await first(self._refreshed, self._stop, timeout=self._tools.timing.last_retry)
 
     def _client(self) -> tuple[Client, Credentials]:
         """Raises Unusable."""
@@ -312,7 +326,8 @@ class Session:
         self._refusals += 1
         asyncio.get_running_loop().call_later(self._backoff(finding, self._refusals), self.refresh)
         _log.warning("not serving with the new credentials yet", source=self.mount.source, why=finding.message)
-        message = f"the mount works with earlier credentials; those in the class's Secret now are not in use yet: {finding.message}"
+        whose = self._tools.stage.whose(self.mount.credentials)
+        message = f"the mount works with earlier credentials; those in {whose} now are not in use yet: {finding.message}"
         self._tell(State.SERVING, Finding("CredentialsPending", message, harmless=True))
 
     async def _wait_for_calm(self, life: Life) -> int:

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from dynvol.api import names
-from dynvol.api.mounts import SOURCE_PREFIX
+from dynvol.api.mounts import OWN_SECRETS, SOURCE_PREFIX, own_secret_prefix
 from dynvol.mount import fuse, mountinfo, paths, propagation, syscalls
 from dynvol.mount.mountinfo import Mount, MountTable
 from dynvol.mount.providers.contract import Credentials, Place
@@ -36,7 +36,8 @@ class Stage(msgspec.Struct, frozen=True):
     run: str
     cache: str
     credentials: str
-    """Where the Secret's copy is mounted. Sets that mounts name are directories in it."""
+    """Where the Secret's copy is mounted. A set that a mount names is a directory in it; but in a mount pod, as a Secret holds no
+    directories, the files that have the set's prefix."""
     for_pods: bool = True
     """The first part of each path below the root is a workload pod's own directory, which the node process makes and removes."""
 
@@ -70,12 +71,20 @@ class Stage(msgspec.Struct, frozen=True):
             return f"{self.sent_credentials}/{name}"
         return f"{self.credentials}/{name}" if name else self.credentials
 
+    def whose(self, name: str) -> str:
+        """What messages call a set of credentials."""
+        return f"the claim's Secret {name}" if name and self.for_pods else Credentials().whose
+
+    def has_credentials(self, name: str) -> bool:
+        return bool(_keys(*self._set(name)))
+
     def read_credentials(self, name: str = "") -> Credentials:
         """A set of credentials as it is now; what is missing is empty. No log shows it from now on. Blocks on files in memory."""
-        directory = self.credentials_directory(name)
-        ca_file = f"{directory}/{names.CA_CERTIFICATE}"
-        values = {key: _read(f"{directory}/{key}") for key in _keys(directory)}
+        directory, prefix = self._set(name)
+        ca_file = f"{directory}/{prefix}{names.CA_CERTIFICATE}"
+        values = {key: _read(f"{directory}/{prefix}{key}") for key in _keys(directory, prefix)}
         found = Credentials(
+            whose=self.whose(name),
             access_key=values.get(names.ACCESS_KEY, ""),
             secret_key=values.get(names.SECRET_KEY, ""),
             session_token=values.get(names.SESSION_TOKEN, ""),
@@ -85,6 +94,12 @@ class Stage(msgspec.Struct, frozen=True):
         logs.hide(found.secret_key)
         logs.hide(found.session_token)
         return found
+
+    def _set(self, name: str) -> tuple[str, str]:
+        """The directory of a set, and what the names of its files begin with."""
+        if self.for_pods:
+            return self.credentials, own_secret_prefix(name) if name else ""
+        return self.credentials_directory(name), ""
 
 
 @contextlib.contextmanager
@@ -180,14 +195,16 @@ def remove_secrets(directory: str, files: Mapping[str, bytes]) -> None:
     paths.remove_empty_tree(directory)
 
 
-def _keys(directory: str) -> list[str]:
-    """The keys of a Secret. Beside them lie only names that begin with two dots, by which kubelet swaps all of them at once; a
-    directory is another set."""
+def _keys(directory: str, prefix: str) -> list[str]:
+    """The keys of a set. Beside them lie other sets, as directories or under other prefixes, and names that begin with two dots, by
+    which kubelet swaps all of them at once."""
+    others = ("..",) if prefix else ("..", OWN_SECRETS)
     try:
         with os.scandir(directory) as entries:
-            return [entry.name for entry in entries if not entry.name.startswith("..") and entry.is_file()]
+            found = [entry.name for entry in entries if not entry.name.startswith(others) and entry.is_file()]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    return [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
 
 
 def _read(path: str) -> str:

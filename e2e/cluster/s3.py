@@ -42,13 +42,15 @@ class S3Server:
         access_key: str = "local-access-key",
         secret_key: str = "local-secret-key",
         more_keys: Mapping[str, str] = {},
+        for_anyone: bool = False,
         port: int = 0,
     ) -> None:
-        """`more_keys`: secret keys by access key, of others who may do the same (rclone only)."""
+        """Of rclone only: `more_keys` are secret keys by access key, of others who may do the same; `for_anyone`: none is asked
+        for."""
         self.kind = kind
         self.access_key = access_key
         self.secret_key = secret_key
-        self._keys = {**more_keys, access_key: secret_key}
+        self._keys = {} if for_anyone else {**more_keys, access_key: secret_key}
         self.port = port or free_port()
         self._folder = folder
         self._record = folder.parent / "run" / f"s3-{folder.name}.json"

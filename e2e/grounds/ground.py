@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ class ObjectStore:
     """A boto3 client."""
     other: tuple[str, str] | None = None
     """A second access key with its secret key that are taken as well, if there is one."""
+    for_anyone: Callable[[], AbstractContextManager[ObjectStore]] | None = None
+    """Another server, inside the block, that asks nobody for a key, if there can be one."""
 
     def make(self, bucket: str, **objects: str) -> str:
         """Makes a bucket with objects: `readme="text"` becomes the key `readme`. Returns the bucket's name."""

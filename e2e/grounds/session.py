@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import boto3
@@ -42,9 +44,21 @@ def s3_server(folder: Path) -> Iterator[ObjectStore]:
     server = S3Server(folder, access_key=ACCESS, secret_key=KEY, more_keys={OTHER[0]: OTHER[1]})
     try:
         asyncio.run(server.start())
-        yield object_store(server.endpoint, access=ACCESS, key=KEY, other=OTHER)
+        store = object_store(server.endpoint, access=ACCESS, key=KEY, other=OTHER)
+        yield replace(store, for_anyone=partial(s3_server_for_anyone, folder.with_name("public")))
     finally:
         asyncio.run(server.stop())
+
+
+@contextmanager
+def s3_server_for_anyone(folder: Path) -> Iterator[ObjectStore]:
+    server = S3Server(folder, for_anyone=True)
+    try:
+        asyncio.run(server.start())
+        yield object_store(server.endpoint, access="anyone", key="anyone")
+    finally:
+        asyncio.run(server.stop())
+        server.remove_data()
 
 
 def object_store(endpoint: str, *, access: str, key: str, other: tuple[str, str] | None = None) -> ObjectStore:

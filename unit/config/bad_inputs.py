@@ -100,6 +100,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a class that cannot be": (spec(storageProviderClass="A_b"), "spec.storageProviderClass"),
     "a class with a path": (spec(storageProviderClass="../x"), "spec.storageProviderClass"),
+    "a Secret of no name": (spec(credentialsSecretRef={}), "spec.credentialsSecretRef.name: Required value"),
+    "a Secret of another namespace": (spec(credentialsSecretRef={"name": "other/keys"}), "spec.credentialsSecretRef.name"),
     "no bucket": (spec(s3_bucket=None), "spec.s3Config.bucket: Required value"),
     "a short bucket": (spec(s3_bucket="ab"), "spec.s3Config.bucket"),
     "a bucket in capitals": (spec(s3_bucket="My-Bucket"), "is no bucket name: use lower-case letters"),
@@ -135,10 +137,9 @@ CREDENTIALS = {f"{KEY}/storage-provider-secret-name": "s", f"{KEY}/storage-provi
 CLASSES_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no provider": ({"parameters": CREDENTIALS}, "spec.provider: Required value"),
     "an unknown provider": ({"provider": "Floppy!", "parameters": CREDENTIALS}, "spec.provider"),
-    "no credentials": ({"provider": "s3"}, "the provider s3 needs credentials"),
-    "half of them": (
+    "half a Secret": (
         {"provider": "s3", "parameters": {f"{KEY}/storage-provider-secret-name": "s"}},
-        "the provider s3 needs credentials",
+        "a Secret has a name and a namespace",
     ),
     "a number for a parameter": ({"provider": "s3", "parameters": {**CREDENTIALS, f"{KEY}/mount-cpu-limit": 1}}, "mount-cpu-limit"),
 }

@@ -4,11 +4,20 @@ import msgspec
 import pytest
 
 from dynvol.api.claim import DynamicVolumeClaim, PodMount
-from dynvol.api.core import ContainerState, ContainerStatus, Pod, PodCondition, PodStatus, TerminatedState, WaitingState
+from dynvol.api.core import ContainerState, ContainerStatus, Pod, PodCondition, PodStatus, Secret, TerminatedState, WaitingState
 from dynvol.api.meta import Condition
 from dynvol.api.mounts import MountReport, Phase, WantedMount
 from dynvol.controllers.desired import attachments, wanted_mount
-from dynvol.controllers.status import Problem, Serving, Standing, claim_status, class_status, missing_credentials, standing
+from dynvol.controllers.status import (
+    Problem,
+    Serving,
+    Standing,
+    claim_status,
+    class_status,
+    missing_credentials,
+    missing_in_own_secret,
+    standing,
+)
 
 from .objects import CLASSES, NODE, claim, pod, provider_class, running
 
@@ -182,4 +191,22 @@ def test_what_a_secret_lacks_is_named(data: dict[str, bytes] | None, reason: str
     named = provider_class(storage_provider_secret_name="s", storage_provider_secret_namespace="default")
     problem = missing_credentials(named, data)
     assert (problem.reason if problem else None) == reason
-    assert (missing_credentials(provider_class(), data) or Problem("", "")).reason == "SecretNotNamed"
+    half = provider_class(storage_provider_secret_name="s")
+    assert (missing_credentials(half, data) or Problem("", "")).reason == "SecretNotNamed"
+
+
+def test_a_class_of_public_storage_needs_no_secret_and_says_so() -> None:
+    assert missing_credentials(provider_class(), None) is None
+    status = class_status(provider_class(), pods=[], mount_pods=0, problems=[], warnings=[], credentials=None, at=AT)
+    said = {c.type: (c.status, c.reason) for c in status.conditions}
+    assert said["CredentialsAvailable"] == ("True", "NotNeeded")
+    assert said["Ready"][0] == "True"
+
+
+def test_a_secret_that_opens_the_cluster_is_no_credential_for_storage() -> None:
+    keys = {"access-key-id": b"a", "secret-access-key": b"b"}
+    token = Secret(data=keys, type="kubernetes.io/service-account-token")
+    assert (missing_in_own_secret(provider_class(), token, place="apps/s") or Problem("", "")).reason == "SecretRefused"
+    assert missing_in_own_secret(provider_class(), Secret(data=keys), place="apps/s") is None
+    missing = missing_in_own_secret(provider_class(), None, place="apps/s") or Problem("", "")
+    assert (missing.reason, "apps/s" in missing.message) == ("SecretNotFound", True)

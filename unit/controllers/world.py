@@ -278,27 +278,44 @@ class World:
 
     # --- Doing what users do
 
-    async def add_class(self, *, secret: bool = True) -> None:
-        if secret:
+    async def add_class(self, *, secret: bool = True, named: bool = True, **allowed: str) -> None:
+        """`named`: it names a Secret, which there is if there is to be one. `allowed` are its lists of what is."""
+        if secret and named:
             await self.add_secret()
-        parameters = {names.SECRET_NAME_PARAMETER: "keys", names.SECRET_NAMESPACE_PARAMETER: self.namespace}
+        named_secret = {names.SECRET_NAME_PARAMETER: "keys", names.SECRET_NAMESPACE_PARAMETER: self.namespace}
+        parameters = (named_secret if named else {}) | {
+            f"{names.GROUP}/allowed-{key.replace('_', '-')}": value for key, value in allowed.items()
+        }
         spec = {"provider": "s3", "parameters": parameters}
         await self.admin.create(CLASSES, {"metadata": {"name": self.provider_class}, "spec": spec})
 
-    async def add_secret(self, key: str = "k") -> None:
-        body = {"metadata": {"name": "keys"}, "stringData": {names.ACCESS_KEY: key, names.SECRET_KEY: "s"}}
+    async def add_secret(self, key: str = "k", *, name: str = "keys") -> None:
+        body = {"metadata": {"name": name}, "stringData": {names.ACCESS_KEY: key, names.SECRET_KEY: "s"}}
         await self.admin.create(SECRETS, body, namespace=self.namespace)
 
-    async def drop_secret(self) -> None:
-        await self.admin.delete(SECRETS, "keys", namespace=self.namespace)
+    async def drop_secret(self, name: str = "keys") -> None:
+        await self.admin.delete(SECRETS, name, namespace=self.namespace)
+
+    def copied(self) -> dict[str, str]:
+        """What the only Secret copy holds."""
+        copies = self.secrets.store.values()
+        assert len(copies) < 2
+        return {key: value.decode() for copy in copies for key, value in copy.data.items()}
 
     async def add_claim(
-        self, name: str = "data", *, mountpoint: str = "", labels: dict[str, str] | None = None, bucket: str = "bucket"
+        self,
+        name: str = "data",
+        *,
+        mountpoint: str = "",
+        labels: dict[str, str] | None = None,
+        bucket: str = "bucket",
+        secret: str = "",
     ) -> None:
         spec = {
             "mountpoint": mountpoint or f"/{name}",
             "selector": {"matchLabels": {"app": "web"} if labels is None else labels},
             "s3Config": {"bucket": bucket, "endpoint": "http://s3"},
+            **({"credentialsSecretRef": {"name": secret}} if secret else {}),
         }
         await self.admin.create(CLAIMS, {"metadata": {"name": name}, "spec": spec}, namespace=self.namespace)
 

@@ -59,9 +59,15 @@ class Storage:
 
     def up(self, *keys: Key) -> None:
         """From now on it takes these keys and no other: its own, if none is named."""
+        self._up(*(f"--auth-key={access},{secret}" for access, secret in keys or (OWN_KEY,)))
+
+    def up_for_anyone(self) -> None:
+        """From now on it asks for no key."""
+        self._up()
+
+    def _up(self, *keys: str) -> None:
         self.down()
-        pairs = [f"--auth-key={access},{secret}" for access, secret in keys or (OWN_KEY,)]
-        self._server = _start("s3", self.directory, self.port, *pairs, *_certified(self._authority))
+        self._server = _start("s3", self.directory, self.port, *keys, *_certified(self._authority))
 
     def down(self) -> None:
         """From now on connections are refused."""

@@ -660,16 +660,6 @@ def test_a_mount_that_is_no_pods_appears_right_below_the_root(playground: str) -
 
 
 @pytest.mark.root
-def test_a_mount_uses_the_credentials_that_it_names(playground: str) -> None:
-    async def story(hand: Hand, storage: Storage) -> None:
-        give_credentials(Path(hand.stage.credentials, "team-a"))
-        assert (await hand.failed(wanted(storage))).reason == "SecretKeyMissing"
-        await hand.mounted(msgspec.structs.replace(wanted(storage, "b"), credentials="team-a"))
-
-    play(playground, story, secret={})
-
-
-@pytest.mark.root
 def test_a_retry_waits_for_no_pause(playground: str) -> None:
     async def story(hand: Hand, storage: Storage) -> None:
         mount = wanted(storage)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dynvol.api import names
+from dynvol.api.mounts import own_secret_prefix
 from dynvol.mount import mountinfo, syscalls
 from dynvol.mount.errors import MountError
 from dynvol.mounter import stage
@@ -49,6 +51,39 @@ def test_credentials_are_read_as_they_are_now_without_the_line_break_of_an_edito
     assert (found.access_key, found.secret_key, found.session_token, found.ca_file) == ("key", "secret", "", "")
     Path(place.credentials, "ca.crt").write_text("pem")
     assert place.read_credentials().ca_file == f"{place.credentials}/ca.crt"
+
+
+def test_a_claims_own_secret_is_a_set_apart(tmp_path: Path) -> None:
+    """In one directory, since a Secret's copy has no other."""
+    place = at(tmp_path)
+    Path(place.credentials).mkdir()
+    for secret in ("mine", "theirs"):
+        Path(place.credentials, f"{own_secret_prefix(secret)}{names.ACCESS_KEY}").write_text(f"key of {secret}")
+    Path(place.credentials, f"{own_secret_prefix('theirs')}{names.CA_CERTIFICATE}").write_text("pem")
+    Path(place.credentials, names.SECRET_KEY).write_text("the class's")
+    assert place.read_credentials().values == {names.SECRET_KEY: "the class's"}
+    assert place.read_credentials("mine").values == {names.ACCESS_KEY: "key of mine"}
+    assert place.read_credentials("mine").ca_file == ""
+    assert place.read_credentials("theirs").access_key == "key of theirs"
+    assert Path(place.read_credentials("theirs").ca_file).read_text() == "pem"
+    assert place.read_credentials("min").values == {}
+    assert (place.has_credentials("mine"), place.has_credentials("min")) == (True, False)
+    assert place.whose("mine") == "the claim's Secret mine"
+
+
+def test_on_its_own_the_mounter_has_its_sets_in_directories(tmp_path: Path) -> None:
+    place = msgspec.structs.replace(at(tmp_path), for_pods=False)
+    os.makedirs(f"{place.credentials}/team-a")
+    Path(place.credentials, "team-a", names.ACCESS_KEY).write_text("key of team-a")
+    assert place.read_credentials("team-a").access_key == "key of team-a"
+    assert place.read_credentials().values == {}
+
+
+def test_a_secret_cannot_be_named_after_what_came_with_a_call(tmp_path: Path) -> None:
+    place = at(tmp_path)
+    os.makedirs(f"{place.sent_credentials}/sent-x")
+    Path(place.sent_credentials, "sent-x", names.ACCESS_KEY).write_text("another's")
+    assert place.read_credentials("sent-x").values == {}
 
 
 @pytest.mark.root

@@ -13,7 +13,7 @@ from dynvol.rpc.errors import OperationPending, ShuttingDown
 from dynvol.service import errors
 from dynvol.service.errors import CODE_OF_REASON, CODES, MountFailed
 
-NEVER_THE_END_OF_A_CALL = {"Changing", "CredentialsPending", "FilesOpen", "UnflushedData", "Uploading"}
+NEVER_THE_END_OF_A_CALL = {"Changing", "CredentialsAwaited", "CredentialsPending", "FilesOpen", "UnflushedData", "Uploading"}
 """Reasons of mounts that are on their way, one way or the other."""
 
 

@@ -151,7 +151,7 @@ async def test_claims_and_classes_are_validated(webhook: Api) -> None:
     assert not (await webhook.review("/validate-claims", claim))["allowed"]
     claim["spec"]["s3Config"]["bucket"] = "good-bucket"  # type: ignore[index]
     assert (await webhook.review("/validate-claims", claim))["allowed"]
-    bad_class = {"metadata": {"name": "c"}, "spec": {"provider": "s3", "parameters": {}}}
+    bad_class = {"metadata": {"name": "c"}, "spec": {"provider": "s3", "parameters": {names.SECRET_NAMESPACE_PARAMETER: "n"}}}
     assert "storage-provider-secret-name" in (await webhook.review("/validate-classes", bad_class))["status"]["message"]
 
 

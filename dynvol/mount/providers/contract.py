@@ -40,6 +40,8 @@ class Unusable(Exception):
 class Credentials(msgspec.Struct, frozen=True):
     """A Secret's values, read anew for every start of a client. `repr()` shows none of them."""
 
+    whose: str = "the class's Secret"
+    """What messages call the Secret."""
     access_key: str = ""
     secret_key: str = ""
     session_token: str = ""
@@ -157,6 +159,11 @@ class Provider(Protocol):
     @property
     def optional_keys(self) -> tuple[str, ...] | None:
         """Further keys that are read; None if it is the claims that name them, so that any may be."""
+
+    @property
+    def serves_anyone(self) -> bool:
+        """Whether there is storage that wants no credentials, so that a class may name no Secret. Mounts for which none is named
+        have the parameter `anonymous`, with the value `true`."""
 
     @property
     def sends_secrets(self) -> bool:

@@ -62,6 +62,11 @@ def unknown(parameters: Mapping[str, str], *, known: frozenset[str]) -> list[str
     ]
 
 
+def anonymity_problems(parameters: Mapping[str, str]) -> list[str]:
+    value = parameters.get("anonymous", "")
+    return [] if value in ("", "true") else [f"anonymous must be true, or left out, not {value[:16]!r}"]
+
+
 def chosen(parameters: Mapping[str, str]) -> dict[str, str]:
     """The options of a mount. What the class sets is the class's; the claim fills in the rest."""
     return parse(parameters.get("claimOptions", "")) | parse(parameters.get("options", ""))

@@ -1,8 +1,8 @@
 """What a class lets its users do: from which namespaces it may be used, at which endpoints, for which buckets.
 
 A class's credentials open what they open, whoever asks. Pins are how an administrator narrows that: comma-separated patterns in
-the class's parameters. They bind whoever writes claims and pods, not whoever writes classes. A pin that is not set allows all;
-one that is set and cannot be read allows nothing.
+the class's parameters. They bind whoever writes claims and pods, not whoever writes classes. A pin that is not set allows all,
+but for Secrets of claims, of which it allows none; one that is set and cannot be read allows nothing.
 
 In a pattern `*` stands for any characters, or none. In the host of an endpoint it stays within one label, so that
 `https://*.example.com` is not `https://example.com.evil.example.com`; scheme and port must be equal, the default port spelt or not.
@@ -57,8 +57,11 @@ def refusal(of_class: ClassSpec, claim: ClaimSpec, *, namespace: str) -> str:
         # Told at admission too; but the webhook may have been away.
         key = names.ALLOWED_ENDPOINTS_PARAMETER.rpartition("/")[2]
         return f"names no endpoints in its parameter {key}, and provider {claim.provider} would send its Secret to any"
+    if found is not None and claim.secret and not found.secret_keys and found.optional_keys == ():
+        return f"is of provider {claim.provider}, which uses no credentials; leave credentialsSecretRef out"
     return (
         namespace_refusal(of_class, namespace)
+        or _secret_refusal(pins, claim)
         or _refusal(pins, names.ALLOWED_ENDPOINTS_PARAMETER, "endpoint", target.endpoint, _endpoint_matches)
         or _refusal(pins, names.ALLOWED_BUCKETS_PARAMETER, "bucket", target.bucket, _matches)
     )
@@ -70,10 +73,21 @@ def problems(pins: Mapping[str, str]) -> Iterator[str]:
         (names.ALLOWED_NAMESPACES_PARAMETER, _NAMESPACE.fullmatch, "the name of a namespace"),
         (names.ALLOWED_ENDPOINTS_PARAMETER, _endpoint, "scheme://host or scheme://host:port"),
         (names.ALLOWED_BUCKETS_PARAMETER, _BUCKET.fullmatch, "the name of a bucket"),
+        (names.CLAIM_SECRETS_PARAMETER, _BUCKET.fullmatch, "the name of a Secret"),
     ):
         for pattern in _patterns(pins[key]) if key in pins else ():
             if not is_pattern(pattern):
                 yield f"parameter {key}: {pattern[:64]!r} must be {form}, in which * stands for any characters"
+
+
+def _secret_refusal(pins: Mapping[str, str], claim: ClaimSpec) -> str:
+    """What a claim names is handed to the storage that it names, so a class must say that it may."""
+    key = names.CLAIM_SECRETS_PARAMETER
+    if not claim.secret:
+        return ""
+    if not pins.get(key):
+        return f"does not let claims name Secrets of their own; its parameter {key.rpartition('/')[2]} would"
+    return _refusal(pins, key, "Secret", claim.secret, _matches)
 
 
 def _refusal(pins: Mapping[str, str], key: str, what: str, value: str, matches: Callable[[str, str], bool]) -> str:

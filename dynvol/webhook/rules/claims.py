@@ -58,7 +58,7 @@ def _unfit(spec: ClaimSpec, classes: Mapping[str, StorageProviderClass]) -> tupl
     """What no class that the claim may come to use would accept."""
     named = classes.get(spec.storage_provider_class)
     candidates = [named] if named else [c for c in classes.values() if c.spec.provider == spec.provider]
-    verdicts = [providers.validate(spec.provider, spec.parameters | c.spec.mount_parameters) for c in candidates]
+    verdicts = [providers.validate(spec.provider, spec.parameters_in(c.spec)) for c in candidates]
     return min(verdicts, key=len) if verdicts else providers.validate(spec.provider, spec.parameters)
 
 

@@ -31,6 +31,7 @@ _KNOWN: Final = frozenset(
         names.ALLOWED_ENDPOINTS_PARAMETER,
         names.ALLOWED_BUCKETS_PARAMETER,
         names.RCLONE_OPTIONS_PARAMETER,
+        names.CLAIM_SECRETS_PARAMETER,
     }
 )
 _RESOURCES: Final = (
@@ -63,10 +64,13 @@ def _credentials(spec: ClassSpec) -> Iterator[str]:
         return
     namespace, name = spec.secret
     keys = " and ".join(provider.secret_keys) or "the credentials"
+    secretless = provider.serves_anyone and not (namespace or name)
     for key, value, form, what in (
         (names.SECRET_NAME_PARAMETER, name, _SUBDOMAIN, "name"),
         (names.SECRET_NAMESPACE_PARAMETER, namespace, _LABEL, "namespace"),
     ):
+        if secretless:
+            continue
         if not value:
             yield f"parameter {key} is missing: the {what} of the Secret with {keys}"
         elif not form.fullmatch(value):

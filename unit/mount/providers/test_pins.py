@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from dynvol.api import names
-from dynvol.api.claim import ClaimSpec, LabelSelector, RcloneConfig, S3Config
+from dynvol.api.claim import ClaimSpec, LabelSelector, RcloneConfig, S3Config, SecretReference
 from dynvol.api.providerclass import ClassSpec
+from dynvol.mount import providers
 from dynvol.mount.providers import pins
+
+OUTSIDE = Path(__file__).parents[2] / "mounter" / "outside"
 
 
 def of_class(**parameters: str) -> ClassSpec:
@@ -155,3 +160,28 @@ def test_good_pins_are_no_problem() -> None:
 def test_a_pattern_of_many_stars_is_no_trap() -> None:
     pinned = of_class(buckets="*a" * 120 + "b")
     assert not allowed(pinned, claim(bucket="a" * 63))
+
+
+def naming(secret: str, provider: str = "") -> ClaimSpec:
+    """With a Secret of its own."""
+    return msgspec.structs.replace(claim(), credentials_secret_ref=SecretReference(name=secret), storage_provider=provider)
+
+
+def test_a_claim_names_a_secret_of_its_own_only_where_the_class_lets_it() -> None:
+    assert not allowed(of_class(), naming("mine"))
+    assert "does not let claims name Secrets" in pins.refusal(of_class(), naming("mine"), namespace="team-a")
+    assert not allowed(of_class(**{"claim-secrets": ""}), naming("mine"))
+    assert allowed(of_class(**{"claim-secrets": "*"}), naming("mine"))
+    assert allowed(of_class(**{"claim-secrets": "s3-*, mine"}), naming("mine"))
+    assert not allowed(of_class(**{"claim-secrets": "s3-*"}), naming("mine"))
+    assert allowed(of_class(), claim())
+
+
+def test_what_else_a_class_allows_binds_claims_with_a_secret_of_their_own_too() -> None:
+    assert not allowed(of_class(**{"claim-secrets": "*", "buckets": "other"}), naming("mine"))
+
+
+def test_a_secret_for_storage_that_takes_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(OUTSIDE)
+    providers.forget()
+    assert "uses no credentials" in pins.refusal(of_class(**{"claim-secrets": "*"}), naming("mine", "memory"), namespace="team-a")

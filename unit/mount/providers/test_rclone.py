@@ -182,3 +182,11 @@ def test_a_class_says_where_its_secret_may_be_sent(secret_of_class: dict[str, st
 @pytest.fixture
 def secret_of_class() -> dict[str, str]:
     return {names.SECRET_NAME_PARAMETER: "keys", names.SECRET_NAMESPACE_PARAMETER: "default"}
+
+
+def test_secret_keys_without_any_secret_are_refused() -> None:
+    wish = {"type": "webdav", "parameter.url": "https://dav.example.com", "secret.pass": "password"}
+    assert Rclone().validate(wish) == ()
+    (problem,) = Rclone().validate({**wish, "anonymous": "true"})
+    assert "neither the class nor the claim names a Secret" in problem
+    assert Rclone().validate({"type": "http", "parameter.url": "https://host", "anonymous": "true"}) == ()

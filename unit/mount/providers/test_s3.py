@@ -273,6 +273,49 @@ def test_credentials_that_no_client_can_hold_are_refused_by_the_secrets_key(
     assert f"`{key}`" in refused.value.finding.message
 
 
+@pytest.mark.parametrize("mounter", MOUNTERS)
+def test_without_credentials_each_client_is_told_not_to_sign(mounter: str) -> None:
+    given = client(mounter=mounter, anonymous="true").command(PLACE)
+    said = " ".join((*given.argv, *(content.decode() for content in given.files.values())))
+    assert KEYS.access_key not in said and KEYS.secret_key not in said, "not even with those that lie about"
+    match mounter:
+        case "s3fs":
+            assert "public_bucket=1" in said and "passwd" not in said
+        case "rclone":
+            assert "access_key" not in said and "env_auth" not in said
+        case "geesefs":
+            assert "shared-config" not in said and "profile" not in said
+        case _:
+            assert "--no-sign-request" in given.argv
+    assert (mounter == "rclone") == bool(given.files)
+
+
+def test_geesefs_keeps_its_credentials_for_a_bucket_that_anyone_may_read() -> None:
+    assert "--profile=default" in client(mounter="geesefs").command(PLACE).argv
+
+
+def test_without_credentials_the_check_is_not_signed_and_a_refusal_says_what_is_missing() -> None:
+    asking = client(anonymous="true")
+    assert question(asking).headers == {"host": "play.min.io"}
+    for refusal in (error(403, "AccessDenied"), error(400, "UnsupportedAlgorithm"), Answer(401, b"")):
+        found = asking.judge(refusal)
+        assert found is not None
+        assert (found.reason, "name a Secret" in found.message) == ("AccessDenied", True)
+
+
+def test_messages_speak_of_the_secret_that_is_meant() -> None:
+    given = msgspec.structs.replace(KEYS, whose="the claim's Secret mine")
+    for answer in (
+        error(403, "InvalidAccessKeyId"),
+        error(403, "SignatureDoesNotMatch"),
+        error(403, "AccessDenied"),
+        Silence.UNTRUSTED,
+    ):
+        found = client(credentials=given).judge(answer)
+        assert found is not None
+        assert "the claim's Secret mine" in found.message
+
+
 # --- the check
 
 
@@ -342,18 +385,18 @@ def error(status: int, code: str, extra: str = "") -> Answer:
     ],
 )
 def test_every_answer_has_a_reason_and_one_sentence(answer: Answer | Silence, reason: str) -> None:
-    found = check.judge(answer, WHERE)
+    found = check.judge(answer, WHERE, KEYS)
     assert found is not None
     assert found.reason == reason
     assert re.fullmatch(r"[^\n]{20,300}", found.message)
 
 
 def test_a_list_is_a_good_answer() -> None:
-    assert check.judge(Answer(200, b"<ListBucketResult></ListBucketResult>"), WHERE) is None
+    assert check.judge(Answer(200, b"<ListBucketResult></ListBucketResult>"), WHERE, KEYS) is None
 
 
 def test_the_right_region_is_told_where_the_server_knows_it() -> None:
-    found = check.judge(error(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), WHERE)
+    found = check.judge(error(400, "AuthorizationHeaderMalformed", "<Region>eu-west-1</Region>"), WHERE, KEYS)
     assert found is not None
     assert "its region is eu-west-1" in found.message
 

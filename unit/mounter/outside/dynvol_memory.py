@@ -10,6 +10,7 @@ from dynvol.mount.providers.contract import Answer, Client, Command, Credentials
 class Memory:
     secret_keys = ()
     optional_keys = ()
+    serves_anyone = True
     sends_secrets = False
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:

@@ -66,6 +66,15 @@ def test_what_no_mount_pod_could_run_with_is_denied(changed: dict[str, str], sai
     assert said in "; ".join(verdict.problems)
 
 
+def test_a_class_for_public_storage_names_no_secret() -> None:
+    assert review(storage_provider_secret_name="", storage_provider_secret_namespace="") == Verdict()
+
+
+def test_a_class_may_let_claims_name_secrets() -> None:
+    assert review(allowed_claim_secrets="s3-*,mine") == Verdict()
+    assert "must be the name of a Secret" in "; ".join(review(allowed_claim_secrets="a b").problems)
+
+
 def test_every_problem_is_told_at_once() -> None:
     assert len(review(storage_provider_secret_name="", mount_cpu_limit="x", mounter="floppy").problems) == 3
 

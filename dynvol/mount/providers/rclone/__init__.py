@@ -19,7 +19,9 @@ from ..owner import Owner
 from . import backends, program
 from .backends import Wish
 
-_KNOWN: Final = frozenset(("type", "path", "uid", "gid", "umask", "mounter", "options", "claimOptions", "allowedOptions"))
+_KNOWN: Final = frozenset(
+    ("type", "path", "uid", "gid", "umask", "mounter", "options", "claimOptions", "allowedOptions", "anonymous")
+)
 _LONGEST_PATH: Final = 1024
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -27,6 +29,7 @@ _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
 class Rclone:
     secret_keys: Final = ()
     optional_keys: Final = None
+    serves_anyone: Final = True
     sends_secrets: Final = True
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
@@ -38,6 +41,8 @@ class Rclone:
             *backends.problems(wish, widened=widened),
             *_path_problems(wish.path),
             *owner.problems(parameters),
+            *options.anonymity_problems(parameters),
+            *_secretless_problems(wish, anonymous=bool(parameters.get("anonymous"))),
             *options.claim_problems(
                 parameters.get("claimOptions", ""),
                 allowed=program.ALLOWED_OPTIONS,
@@ -69,7 +74,7 @@ class Rclone:
         return _Mount(
             wish,
             secrets=_secrets(wish, credentials),
-            ca_file=credentials.ca_file,
+            credentials=credentials,
             owner=Owner.of(parameters),
             read_only=read_only,
             options=options.chosen(parameters),
@@ -84,14 +89,15 @@ class _Mount:
         wish: Wish,
         *,
         secrets: Mapping[str, str],
-        ca_file: str,
+        credentials: Credentials,
         owner: Owner,
         read_only: bool,
         options: Mapping[str, str],
     ) -> None:
         self._wish = wish
         self._secrets = secrets
-        self._ca_file = ca_file
+        self._ca_file = credentials.ca_file
+        self._whose = credentials.whose
         self._owner = owner
         self._read_only = read_only
         self._options = options
@@ -115,7 +121,7 @@ class _Mount:
         return None
 
     def explain(self, output: str) -> Finding | None:
-        return program.explain(output) or _explain(output, self._wish.endpoint)
+        return program.explain(output) or _explain(output, where=self._wish.endpoint, whose=self._whose)
 
     def _configuration(self) -> list[str]:
         wish = self._wish
@@ -126,17 +132,23 @@ class _Mount:
         ]
 
 
+def _secretless_problems(wish: Wish, *, anonymous: bool) -> list[str]:
+    if not (anonymous and wish.secret):
+        return []
+    return ["secretKeys name keys of a Secret, but neither the class nor the claim names a Secret"]
+
+
 def _secrets(wish: Wish, credentials: Credentials) -> dict[str, str]:
     """Option → value. Raises `Unusable`."""
     found: dict[str, str] = {}
     for option, key in wish.secret.items():
         value = credentials.values.get(key, "")
         if not value:
-            message = f"the class's Secret has no value for the key `{key}`, which the claim wants as {option}; add it"
+            message = f"{credentials.whose} has no value for the key `{key}`, which the claim wants as {option}; add it"
             raise Unusable(Finding("SecretKeyMissing", message))
         found[option] = _in_one_line(option, value)
         if not backends.is_text(found[option]):
-            message = f"the value of `{key}` in the class's Secret must be one line of text; store the bare value"
+            message = f"the value of `{key}` in {credentials.whose} must be one line of text; store the bare value"
             raise Unusable(Finding("SecretMalformed", message))
     return found
 
@@ -164,12 +176,12 @@ _LAST_WORDS: Final = (
     (
         r"failed to (decrypt|reveal) password|input too short when revealing|base64 decode failed when revealing",
         "SecretMalformed",
-        "a password in the class's Secret is not in rclone's form; store what `rclone obscure` makes of it",
+        "a password in {whose} is not in rclone's form; store what `rclone obscure` makes of it",
     ),
     (
         r"401|403|[Uu]nauthorized|[Ff]orbidden|unable to authenticate|530 |AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId",
         "AccessDenied",
-        "{where} refuses the credentials in the class's Secret, or what they ask for; correct them",
+        "{where} refuses the credentials in {whose}, or what they ask for; correct them",
     ),
     (r"no such host|server misbehaving", "EndpointNotFound", "the host name of {where} does not resolve on this node; correct it"),
     (
@@ -191,8 +203,8 @@ _LAST_WORDS: Final = (
 )
 
 
-def _explain(output: str, where: str) -> Finding | None:
+def _explain(output: str, *, where: str, whose: str) -> Finding | None:
     for pattern, reason, message in _LAST_WORDS:
         if re.search(pattern, output):
-            return Finding(reason, message.format(where=where), lasting=reason != "EndpointTimeout")
+            return Finding(reason, message.format(where=where, whose=whose), lasting=reason != "EndpointTimeout")
     return None

@@ -23,13 +23,27 @@ MOUNTERS = ("s3fs", "rclone", "geesefs", "mount-s3")
 
 
 _KNOWN: Final = frozenset(
-    ("bucket", "endpoint", "prefix", "region", "pathStyle", "uid", "gid", "umask", "mounter", "options", "claimOptions")
+    (
+        "bucket",
+        "endpoint",
+        "prefix",
+        "region",
+        "pathStyle",
+        "uid",
+        "gid",
+        "umask",
+        "mounter",
+        "options",
+        "claimOptions",
+        "anonymous",
+    )
 )
 
 
 class S3:
     secret_keys: Final = (names.ACCESS_KEY, names.SECRET_KEY)
     optional_keys: Final = (names.SESSION_TOKEN, names.CA_CERTIFICATE)
+    serves_anyone: Final = True
     sends_secrets: Final = False
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
@@ -37,6 +51,7 @@ class S3:
             *options.unknown(parameters, known=_KNOWN),
             *bucket.problems(parameters),
             *owner.problems(parameters),
+            *options.anonymity_problems(parameters),
             *_claim_problems(parameters),
             *self.validate_class(parameters),
         )
@@ -61,7 +76,10 @@ class S3:
     def client(self, parameters: Mapping[str, str], *, read_only: bool, credentials: Credentials) -> Client:
         if found := self.validate(parameters):
             raise Unusable(Finding("InvalidParameters", "; ".join(found)))
-        _refuse_unusable(credentials)
+        if parameters.get("anonymous"):
+            credentials = Credentials()
+        else:
+            _refuse_unusable(credentials)
         kind = _kind(_mounter(parameters))
         assert kind is not None  # says `validate`
         return kind.make(

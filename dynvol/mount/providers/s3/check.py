@@ -22,8 +22,14 @@ _CODE: Final = re.compile(rb"<Code>\s*([A-Za-z0-9.]{1,64})\s*</Code>")
 _REGION: Final = re.compile(rb"<Region>\s*([a-z0-9-]{1,64})\s*</Region>")
 
 
+_NOT_PUBLIC: Final = (
+    'bucket "{name}" at {url} is not open to everyone, and there are no credentials; name a Secret in the class, or in the claim '
+    "if the class lets claims do that"
+)
+
+
 def request(bucket: Bucket, credentials: Credentials, *, now: float) -> Request:
-    """The request, signed at Unix time `now`."""
+    """The request, signed at Unix time `now` if there is something to sign it with."""
     tls, host, port = bucket.address
     path = "/"
     if bucket.path_style:
@@ -34,7 +40,9 @@ def request(bucket: Bucket, credentials: Credentials, *, now: float) -> Request:
     authority = shown if port == (443 if tls else 80) else f"{shown}:{port}"
     query = {"list-type": "2", "max-keys": "1", **({"prefix": bucket.prefix + "/"} if bucket.prefix else {})}
     encoded = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
-    headers = _signed(authority, path, encoded, bucket.region, credentials, now=now)
+    headers = {"host": authority}
+    if credentials.access_key:
+        headers = _signed(authority, path, encoded, bucket.region, credentials, now=now)
     return Request(tls, host, port, f"{path}?{encoded}", headers, credentials.ca_file)
 
 
@@ -61,17 +69,17 @@ def _signing_key(secret: str, date: str, region: str) -> bytes:
     return key
 
 
-def judge(answer: Answer | Silence, bucket: Bucket) -> Finding | None:
-    """What the answer means for the user; None if the bucket can be listed."""
+def judge(answer: Answer | Silence, bucket: Bucket, credentials: Credentials) -> Finding | None:
+    """What the answer means for the user; None if the bucket can be listed with these credentials."""
     if isinstance(answer, Silence):
-        return _silence(answer, bucket)
+        return _silence(answer, bucket, credentials)
     if answer.status == 200 and b"ListBucketResult" in answer.body:
         return None
     found = _CODE.search(answer.body)
-    return _refusal(answer, found[1].decode() if found else "", bucket)
+    return _refusal(answer, found[1].decode() if found else "", bucket, credentials)
 
 
-def _silence(why: Silence, bucket: Bucket) -> Finding:
+def _silence(why: Silence, bucket: Bucket, credentials: Credentials) -> Finding:
     _, host, port = bucket.address
     match why:
         case Silence.UNRESOLVED:
@@ -90,7 +98,7 @@ def _silence(why: Silence, bucket: Bucket) -> Finding:
             return Finding(
                 "CertificateError",
                 f"the certificate of {host} is not trusted or not for that name; correct the endpoint, or add the authority as "
-                "`ca.crt` to the class's Secret",
+                f"`ca.crt` to {credentials.whose}",
             )
         case Silence.NOT_TLS:
             return Finding("CertificateError", f"{host}:{port} does not speak TLS; is it http:// rather than https://?")
@@ -98,17 +106,17 @@ def _silence(why: Silence, bucket: Bucket) -> Finding:
             return Finding("NotS3", f"{host}:{port} does not speak HTTP; correct the endpoint (https:// rather than http://?)")
 
 
-def _refusal(answer: Answer, code: str, bucket: Bucket) -> Finding:
-    url, name = bucket.url, bucket.name
+def _refusal(answer: Answer, code: str, bucket: Bucket, credentials: Credentials) -> Finding:
+    url, name, whose = bucket.url, bucket.name, credentials.whose
     match code:
         case "NoSuchBucket":
             return Finding("NoSuchBucket", f'bucket "{name}" does not exist at {url}; create it, or correct the claim')
         case "InvalidAccessKeyId":
-            return Finding("AccessDenied", f"{url} does not know the `access-key-id` in the class's Secret; correct it")
+            return Finding("AccessDenied", f"{url} does not know the `access-key-id` in {whose}; correct it")
         case "SignatureDoesNotMatch":
-            return Finding("AccessDenied", f"{url} refuses the `secret-access-key` in the class's Secret; correct it")
+            return Finding("AccessDenied", f"{url} refuses the `secret-access-key` in {whose}; correct it")
         case "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired":
-            return Finding("CredentialsExpired", f"{url} says that the `session-token` in the class's Secret is expired; renew it")
+            return Finding("CredentialsExpired", f"{url} says that the `session-token` in {whose} is expired; renew it")
         case "RequestTimeTooSkewed":
             return Finding("ClockSkew", f"the clocks of this node and of {url} differ by more than it accepts; set them right")
         case "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException":
@@ -117,13 +125,16 @@ def _refusal(answer: Answer, code: str, bucket: Bucket) -> Finding:
             return Finding("WrongRegion", f'bucket "{name}" is not in region {bucket.region}{hint}; set the region in the claim')
         case "SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout":
             return Finding("StorageUnavailable", f"{url} is overloaded or down ({code}); it is tried again", False)
-    return _by_status(answer.status, code, bucket)
+    return _by_status(answer.status, code, bucket, credentials)
 
 
-def _by_status(status: int, code: str, bucket: Bucket) -> Finding:
+def _by_status(status: int, code: str, bucket: Bucket, credentials: Credentials) -> Finding:
     url, name = bucket.url, bucket.name
+    if status in (400, 401, 403) and not credentials.access_key:
+        # Some say no more than that they miss a signature, in words of their own.
+        return Finding("AccessDenied", _NOT_PUBLIC.format(name=name, url=url))
     if status in (401, 403):
-        return Finding("AccessDenied", f'the credentials in the class\'s Secret may not list bucket "{name}" at {url}; grant it')
+        return Finding("AccessDenied", f'the credentials in {credentials.whose} may not list bucket "{name}" at {url}; grant it')
     if status == 404 and not code:
         return Finding("NotS3", f'{url} has nothing at "{name}" and does not answer as S3 does; correct the endpoint or pathStyle')
     if status >= 500 or status == 429:

@@ -20,7 +20,7 @@ def finding(given: Credentials) -> Finding | None:
     """The first fault, None if any client can use the credentials."""
     for key, value in ((names.ACCESS_KEY, given.access_key), (names.SECRET_KEY, given.secret_key)):
         if not value:
-            return Finding("SecretKeyMissing", f"the class's Secret has no value for the key `{key}`; add it to the Secret")
+            return Finding("SecretKeyMissing", f"{given.whose} has no value for the key `{key}`; add it to the Secret")
     for key, value in (
         (names.ACCESS_KEY, given.access_key),
         (names.SECRET_KEY, given.secret_key),
@@ -29,7 +29,7 @@ def finding(given: Credentials) -> Finding | None:
         if not _PLAIN.fullmatch(value) or value.startswith(_QUOTES) or (key == names.ACCESS_KEY and ":" in value):
             return Finding(
                 "SecretMalformed",
-                f"the value of `{key}` in the class's Secret holds a blank, a line break, a quote or a character beyond ASCII; "
+                f"the value of `{key}` in {given.whose} holds a blank, a line break, a quote or a character beyond ASCII; "
                 "store the bare value (`kubectl create secret generic --from-literal` does)",
             )
     return None

@@ -60,9 +60,11 @@ class GeeseFs(BucketClient):
             environment={
                 "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                 "HOME": place.secrets,
+                # The node's own role is not what the class means.
+                "AWS_EC2_METADATA_DISABLED": "true",
                 **({"SSL_CERT_FILE": ca} if ca else {}),
             },
-            files={"credentials": profile.content(self._credentials)},
+            files={} if self._anonymous else {"credentials": profile.content(self._credentials)},
         )
 
     def _defaults(self, memory: int | None) -> dict[str, str]:
@@ -76,7 +78,8 @@ class GeeseFs(BucketClient):
         return {
             "endpoint": self._bucket.url,
             "region": self._bucket.region,
-            "shared-config": f"{place.secrets}/credentials",
+            # It finds out by itself whether a bucket answers without credentials, and drops those it has unless a profile is named.
+            **({} if self._anonymous else {"shared-config": f"{place.secrets}/credentials", "profile": "default"}),
             **({} if self._bucket.path_style else {"subdomain": ""}),
             "uid": str(self._owner.uid),
             "gid": str(self._owner.gid),

@@ -26,6 +26,7 @@ class BucketClient:
     ) -> None:
         self._bucket = bucket
         self._credentials = credentials
+        self._anonymous = not credentials.access_key
         self._owner = owner
         self._read_only = read_only
         self._options = options
@@ -34,7 +35,7 @@ class BucketClient:
         return check.request(self._bucket, self._credentials, now=now)
 
     def judge(self, answer: Answer | Silence) -> Finding | None:
-        return check.judge(answer, self._bucket)
+        return check.judge(answer, self._bucket, self._credentials)
 
     def explain(self, output: str) -> Finding | None:
         return None
@@ -44,7 +45,8 @@ class Maker(Protocol):
     def __call__(
         self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
     ) -> Client:
-        """Raises `Unusable` for credentials that this client has no safe place for."""
+        """Without an access key requests are not to be signed. Raises `Unusable` for credentials that this client has no safe place
+        for."""
 
 
 class Kind(msgspec.Struct, frozen=True):

@@ -51,7 +51,7 @@ class MountS3(BucketClient):
                 # The node's own role is not what the class means.
                 "AWS_EC2_METADATA_DISABLED": "true",
             },
-            files={".aws/credentials": profile.content(self._credentials)},
+            files={} if self._anonymous else {".aws/credentials": profile.content(self._credentials)},
             takes_device=True,
             read_only=self._read_only,
         )
@@ -66,6 +66,7 @@ class MountS3(BucketClient):
         return {
             "foreground": "",
             "region": bucket.region,
+            **({"no-sign-request": ""} if self._anonymous else {}),
             **({"endpoint-url": bucket.endpoint} if bucket.endpoint else {}),
             **({"force-path-style": ""} if bucket.path_style else {}),
             **({"prefix": f"{bucket.prefix}/"} if bucket.prefix else {}),

@@ -50,8 +50,8 @@ class Rclone(BucketClient):
         lines = [
             "type = s3",
             f"provider = {'Other' if bucket.endpoint else 'AWS'}",
-            f"access_key_id = {given.access_key}",
-            f"secret_access_key = {given.secret_key}",
+            # Without a key, requests are not signed.
+            *(() if self._anonymous else (f"access_key_id = {given.access_key}", f"secret_access_key = {given.secret_key}")),
             f"region = {bucket.region}",
             f"force_path_style = {'true' if bucket.path_style else 'false'}",
             # It would try to make a bucket that is missing.

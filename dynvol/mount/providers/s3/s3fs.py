@@ -60,9 +60,8 @@ _CLAIM_OPTIONS: Final = frozenset(
 _STAT_ENTRY: Final = 430
 
 
-_NO_TOKEN: Final = Finding(
-    "SessionTokenUnsupported",
-    "s3fs has no safe place for the `session-token` of the class's Secret; set the class's mounter to rclone, or use a lasting key",
+_NO_TOKEN: Final = (
+    "s3fs has no safe place for the `session-token` of {whose}; set the class's mounter to rclone, or use a lasting key"
 )
 
 
@@ -73,7 +72,7 @@ class S3fs(BucketClient):
         self, bucket: Bucket, credentials: Credentials, *, owner: Owner, read_only: bool, options: Mapping[str, str]
     ) -> None:
         if credentials.session_token:
-            raise Unusable(_NO_TOKEN)
+            raise Unusable(Finding("SessionTokenUnsupported", _NO_TOKEN.format(whose=credentials.whose)))
         super().__init__(bucket, credentials, owner=owner, read_only=read_only, options=options)
 
     def command(self, place: Place) -> Command:
@@ -83,11 +82,14 @@ class S3fs(BucketClient):
         return Command(
             argv=("s3fs", location, place.mountpoint, "-f", "-o", listed),
             environment=self._environment(place),
-            files={"passwd": f"{self._credentials.access_key}:{self._credentials.secret_key}\n".encode()},
+            files={} if self._anonymous else {"passwd": self._password()},
         )
 
     def explain(self, output: str) -> Finding | None:
-        return explain(output, self._bucket)
+        return explain(output, self._bucket, self._credentials)
+
+    def _password(self) -> bytes:
+        return f"{self._credentials.access_key}:{self._credentials.secret_key}\n".encode()
 
     def _defaults(self, memory: int | None) -> dict[str, str]:
         """What users may change. A small class gets a small cache and few parallel requests."""
@@ -119,7 +121,7 @@ class S3fs(BucketClient):
             "tmpdir": place.cache,
             # Into a pipe its log is buffered until it ends; a log file is written at once, so before it answers the kernel.
             "logfile": "/dev/stderr",
-            "passwd_file": f"{place.secrets}/passwd",
+            **({"public_bucket": "1"} if self._anonymous else {"passwd_file": f"{place.secrets}/passwd"}),
         }
 
     def _environment(self, place: Place) -> dict[str, str]:
@@ -129,7 +131,7 @@ class S3fs(BucketClient):
 
 _LAST_WORDS: Final = (
     (re.compile(r"bucket or key not found"), "NoSuchBucket", 'bucket "{name}" does not exist at {url}; create it or correct it'),
-    (re.compile(r"invalid credentials"), "AccessDenied", "{url} refuses the credentials in the class's Secret; correct them"),
+    (re.compile(r"invalid credentials"), "AccessDenied", "{url} refuses the credentials in {whose}; correct them"),
     (re.compile(r"unable to connect"), "EndpointUnreachable", "{url} cannot be reached from this node; check the endpoint"),
     (re.compile(r"result of checking service"), "UnexpectedAnswer", '{url} refuses to serve bucket "{name}" to s3fs'),
     (
@@ -140,10 +142,10 @@ _LAST_WORDS: Final = (
 )
 
 
-def explain(output: str, bucket: Bucket) -> Finding | None:
+def explain(output: str, bucket: Bucket, credentials: Credentials) -> Finding | None:
     for pattern, reason, message in _LAST_WORDS:
         if pattern.search(output):
-            return Finding(reason, message.format(name=bucket.name, url=bucket.url))
+            return Finding(reason, message.format(name=bucket.name, url=bucket.url, whose=credentials.whose))
     return None
 
 

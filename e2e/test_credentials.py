@@ -1,0 +1,81 @@
+"""Whose credentials a mount uses: the class's, the claim's own, or none."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e import manifests
+from e2e.conftest import World
+
+WRONG = "a-key-that-nobody-knows"
+
+
+def copied(world: World) -> set[str]:
+    """The keys in the Secret copies of this world's mount pods."""
+    system = world.kubectl.within("dynvol-system")
+    return {key for name in world.mount_pods() for key in system.get("secret", name).get("data", {})}
+
+
+def naming(world: World, secret: str, name: str, bucket: str) -> manifests.Manifest:
+    return world.claim(name, bucket, mountpoint=f"/{name}", credentialsSecretRef={"name": secret})
+
+
+def test_a_claim_may_bring_a_secret_of_its_own_where_its_class_allows_that(world: World) -> None:
+    """The class's own Secret is of no use here, so what works works with the claim's."""
+    world.kubectl.apply(manifests.secret("s3", namespace=world.namespace, access=world.store.access, key=WRONG))
+    bucket = world.bucket(readme="hello")
+    claim = naming(world, "mine", "own", bucket)
+    claim["spec"]["storageProviderClass"] = world.provider_class
+    refused = world.kubectl.try_apply(claim)
+    assert "does not let claims name Secrets of their own" in refused.said
+
+    world.kubectl.apply(
+        manifests.provider_class(
+            world.provider_class,
+            secret="s3",
+            secret_namespace=world.namespace,
+            mount_memory_limit="128Mi",
+            allowed_claim_secrets="mine",
+        )
+    )
+    (pod,) = world.deploy()
+    world.kubectl.apply(
+        naming(world, "mine", "own", bucket), naming(world, "theirs", "other", bucket), world.claim("plain", bucket)
+    )
+    world.settles(lambda: world.condition("other", "Ready")["reason"] == "NotAllowed")
+    world.settles(lambda: world.condition("own", "Ready")["reason"] == "SecretNotFound")
+    world.settles(lambda: world.condition("plain", "Ready")["reason"] == "AccessDenied")
+
+    world.kubectl.apply(manifests.secret("mine", namespace=world.namespace, access=world.store.access, key=world.store.key))
+    world.ready("own")
+    assert world.read(pod, "/own/readme") == "hello"
+    assert world.condition("plain", "Ready")["reason"] == "AccessDenied"
+
+    world.kubectl.delete("secret", "mine")
+    # A node process that starts anew looks at Secrets at once.
+    assert world.ground.kill("dynvol node")
+    world.settles(lambda: not [key for key in copied(world) if key.startswith("claim-secret.")])
+    assert world.read(pod, "/own/readme") == "hello"
+    world.kubectl.delete("dvc", "own")
+    assert world.misses(pod, "/own")
+    assert world.restarts(pod) == 0
+
+
+def test_a_bucket_that_anyone_may_read_needs_no_secret(world: World) -> None:
+    """A private one says what is missing."""
+    if world.store.for_anyone is None:
+        pytest.skip("every S3 server here asks for keys")
+    name = f"{world.provider_class}-public"
+    world.kubectl.apply(manifests.provider_class(name, secret="", secret_namespace="", mount_memory_limit="128Mi"))
+    world.settles(lambda: world.condition(name, "CredentialsAvailable", resource="spc")["reason"] == "NotNeeded")
+    (pod,) = world.in_class(name).deploy()
+    with world.store.for_anyone() as store:
+        public = store.make("public", readme="for all")
+        world.kubectl.apply(world.claim("public", public, mountpoint="/public", endpoint=store.endpoint))
+        world.kubectl.apply(world.claim("private", world.bucket(readme="hello"), mountpoint="/private"))
+        world.ready("public")
+        assert world.read(pod, "/public/readme") == "for all"
+        world.settles(lambda: world.condition("private", "Ready")["reason"] == "AccessDenied")
+        assert "name a Secret" in world.condition("private", "Ready")["message"]
+        world.kubectl.delete("dvc", "--all")
+        assert world.misses(pod, "/public")

@@ -1,0 +1,143 @@
+"""The Secrets of classes and claims, and what of them reaches a mount pod's copy, as long as it is of use and no longer."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import pytest
+
+from dynvol.api import names
+from dynvol.api.claim import PodMount
+from dynvol.api.mounts import Phase, own_secret_prefix
+from dynvol.api.resources import CLASSES, SECRETS
+from dynvol.controllers import credentials, externalvolume
+from dynvol.controllers.view import told
+from dynvol.mount.caches import Leftover
+
+from .node_played import STATE
+from .world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest.fixture(autouse=True)
+def looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets are not watched, so that time has to pass."""
+    monkeypatch.setattr(credentials, "FRESH", 0.0)
+    monkeypatch.setattr(credentials, "DOUBTFUL", 0.0)
+    monkeypatch.setattr(externalvolume, "CREDENTIALS_CHECK", 0.2)
+    monkeypatch.setattr(externalvolume, "PROBLEM_RETRY", 0.2)
+
+
+def entry(world: World, claim: str) -> PodMount | None:
+    return world.entries(claim).get("web")
+
+
+def key_of(secret: str, key: str = names.ACCESS_KEY) -> str:
+    return own_secret_prefix(secret) + key
+
+
+async def test_a_claim_waits_for_its_own_secret_and_hinders_no_other(world: World) -> None:
+    await world.add_class(claim_secrets="*")
+    async with world.process():
+        await world.add_pod()
+        await world.add_claim("plain")
+        await world.add_claim("own", secret="mine")
+        await world.until(lambda: world.is_mounted(claim="plain"))
+        await world.until(lambda: (e := entry(world, "own")) and (e.phase, e.reason) == (Phase.FAILED, "SecretNotFound"))
+        assert world.wanted().keys() == {"plain"}
+        await world.add_secret("m", name="mine")
+        await world.until(lambda: world.is_mounted(claim="own"))
+        await world.until(lambda: world.copied().get(key_of("mine")) == "m")
+        assert world.copied()[names.ACCESS_KEY] == "k"
+
+
+async def test_a_class_without_a_secret_serves_claims_with_and_without_one(world: World) -> None:
+    await world.add_class(named=False, claim_secrets="mine")
+    await world.add_secret("m", name="mine")
+    async with world.process():
+        await world.add_pod()
+        await world.add_claim("own", secret="mine")
+        await world.add_claim("public")
+        await world.until(lambda: world.is_mounted(claim="own") and world.is_mounted(claim="public"))
+        await world.until(lambda: world.copied() == {key_of("mine"): "m", key_of("mine", names.SECRET_KEY): "s"})
+
+
+async def test_a_secret_that_a_class_does_not_allow_is_not_read(world: World) -> None:
+    await world.add_class()
+    await world.add_secret("m", name="mine")
+    async with world.process() as process:
+        await world.add_pod()
+        await world.add_claim("own", secret="mine")
+        await world.until(lambda: (e := entry(world, "own")) and e.reason == names.NOT_ALLOWED)
+        assert not [read for read in process.wire.reads if read.endswith("/secrets/mine")]
+        parameters = {names.CLAIM_SECRETS_PARAMETER: "*"}
+        await world.admin.merge_patch(CLASSES, world.provider_class, {"spec": {"parameters": parameters}})
+        await world.until(lambda: world.is_mounted(claim="own"))
+        await world.admin.merge_patch(
+            CLASSES, world.provider_class, {"spec": {"parameters": {names.CLAIM_SECRETS_PARAMETER: None}}}
+        )
+        await world.until(lambda: (e := entry(world, "own")) and e.reason == names.NOT_ALLOWED)
+        await world.until(lambda: key_of("mine") not in world.copied() and not world.table.mounts)
+
+
+async def test_what_is_changed_in_a_secret_reaches_the_copy_and_what_goes_leaves_it(world: World) -> None:
+    """A mount that runs goes on without its Secret, which must not stay somewhere for that."""
+    await world.add_class(claim_secrets="*")
+    for name in ("mine", "theirs"):
+        await world.add_secret(name, name=name)
+    async with world.process():
+        await world.add_pod()
+        await world.add_claim("a", secret="mine")
+        await world.add_claim("b", secret="theirs")
+        await world.until(lambda: world.is_mounted(claim="a") and world.is_mounted(claim="b"))
+        await world.until(lambda: {key_of("mine"), key_of("theirs")} <= world.copied().keys())
+        await world.admin.merge_patch(SECRETS, "mine", {"stringData": {names.ACCESS_KEY: "new"}}, namespace=world.namespace)
+        await world.until(lambda: world.copied().get(key_of("mine")) == "new")
+
+        await world.drop_secret("mine")
+        await world.until(lambda: key_of("mine") not in world.copied())
+        assert world.copied()[key_of("theirs")] == "theirs"
+        assert world.wanted().keys() == {"a", "b"}
+        assert world.is_mounted(claim="a")
+
+        await world.delete_claim("b")
+        await world.until(lambda: key_of("theirs") not in world.copied())
+        await world.delete_claim("a")
+        await world.until(lambda: world.mount_pod() is None)
+
+
+async def test_a_secret_that_is_larger_than_a_copy_takes_keeps_no_other_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "_MOST", 100)
+    await world.add_class(claim_secrets="*")
+    await world.add_secret("x" * 1000, name="large")
+    await world.add_secret("m", name="mine")
+    async with world.process():
+        await world.add_pod()
+        await world.add_claim("a", secret="large")
+        await world.add_claim("b", secret="mine")
+        await world.until(lambda: (e := entry(world, "a")) and e.reason == "SecretTooLarge")
+        await world.until(lambda: world.is_mounted(claim="b"))
+        await world.until(lambda: key_of("large") not in world.copied() and key_of("mine") in world.copied())
+
+
+async def test_data_that_is_not_uploaded_keeps_its_claims_secret_in_the_copy(world: World) -> None:
+    await world.add_class(claim_secrets="*")
+    await world.add_secret("m", name="mine")
+    async with world.process():
+        pod = await world.add_pod()
+        await world.add_claim("a", secret="mine")
+        await world.add_claim("other")
+        await world.until(lambda: world.is_mounted(claim="a") and world.is_mounted(claim="other"))
+        waiting = next(mount for mount in told(world.mount_pod()) if mount.credentials)
+        cache = PurePosixPath(str(world.workload(pod).cache(STATE)))
+        world.mounters.offline = True
+        world.table.left[cache] = (Leftover(waiting, 1),)
+        await world.delete_claim("a")
+        await world.until(lambda: world.phase(claim="a") == Phase.UNMOUNTING)
+        await world.admin.merge_patch(SECRETS, "mine", {"stringData": {names.ACCESS_KEY: "new"}}, namespace=world.namespace)
+        await world.until(lambda: world.copied().get(key_of("mine")) == "new")
+        world.mounters.offline = False
+        world.mounters.poke()
+        await world.until(lambda: world.claim("a") is None)
+        await world.until(lambda: key_of("mine") not in world.copied())
