@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +24,7 @@ from dynvol.api.mounts import UNFLUSHED, WantedMount
 from dynvol.mount import caches, providers
 from dynvol.mount.errors import MountProblem
 from dynvol.mount.mountinfo import MountTable
-from dynvol.mount.providers.contract import Client, Credentials, Finding, Place, Unusable
+from dynvol.mount.providers.contract import DISK_FULL, Client, Credentials, Finding, Place, Unusable
 from dynvol.observe import logs
 
 from .decide import SessionView, State
@@ -155,7 +156,9 @@ class Session:
             await step()
         except Exception as error:
             _log.exception("a session failed", source=self.mount.source)
-            self._fail(Finding("MounterFailed", f"the mount pod failed to set up the mount: {error}", lasting=False))
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            failed = Finding("MounterFailed", f"the mount pod failed to set up the mount: {error}", lasting=False)
+            self._fail(DISK_FULL if full else failed)
             if self._stop.done():
                 await self._pause()
 

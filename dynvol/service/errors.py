@@ -63,6 +63,7 @@ CODE_OF_REASON: Final[Mapping[str, Status]] = {
     "ClockSkew": Status.FAILED_PRECONDITION,
     "CredentialsExpired": Status.UNAUTHENTICATED,
     "CredentialsLost": Status.UNAUTHENTICATED,
+    "DiskFull": Status.RESOURCE_EXHAUSTED,
     "EndpointNotFound": Status.UNAVAILABLE,
     "EndpointTimeout": Status.UNAVAILABLE,
     "EndpointUnreachable": Status.UNAVAILABLE,

@@ -15,6 +15,7 @@ import pytest
 from dynvol.api import names
 from dynvol.api.mounts import Phase
 from dynvol.mount import caches, mountinfo, propagation, syscalls
+from dynvol.mount.syscalls import MountFlag
 from dynvol.mounter import stage
 from dynvol.mounter.tools import Timing
 from dynvol.observe import logs
@@ -695,6 +696,26 @@ def give_credentials(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / names.ACCESS_KEY).write_text(ACCESS_KEY)
     (folder / names.SECRET_KEY).write_text(SECRET_KEY)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("room", ["64k", "4k"])
+def test_a_disk_without_room_is_named_and_what_is_wanted_comes_when_there_is_some(playground: str, room: str) -> None:
+    """In 64 KiB the client is started and refuses; in 4 KiB, which one file takes, not even that can be written down."""
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        syscalls.mount(hand.stage.cache, source="small", fstype="tmpfs", data=f"size={room}")
+        if room == "4k":
+            await asyncio.to_thread(Path(hand.stage.cache, "filler").write_bytes, bytes(4096))
+        hand.engine.set_wanted([wanted(storage)])
+        await hand.until(lambda found: [(r.phase, r.reason) for r in found] == [(Phase.FAILED, "DiskFull")])
+        syscalls.mount(hand.stage.cache, source="small", fstype="tmpfs", flags=MountFlag.REMOUNT, data="size=1g")
+        await hand.mounted(wanted(storage))
+        hand.engine.set_wanted([])
+        await hand.until(lambda found: not found)
+        syscalls.unmount(hand.stage.cache, lazily=True)
+
+    play(playground, story)
 
 
 @pytest.mark.root

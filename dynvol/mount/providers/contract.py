@@ -29,6 +29,14 @@ class Finding(msgspec.Struct, frozen=True):
     """What is mounted works all the same."""
 
 
+DISK_FULL: Final = Finding(
+    "DiskFull",
+    "the node's disk below /var/lib/dynamic is full, or nearly so, and clients keep there what is being read and written; "
+    "make room, and it is tried again by itself",
+    lasting=False,
+)
+
+
 class Unusable(Exception):
     """A mount cannot even be tried."""
 

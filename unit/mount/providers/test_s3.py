@@ -407,6 +407,7 @@ def test_the_right_region_is_told_where_the_server_knows_it() -> None:
         ("s3fs", "fuse: device not found, try 'modprobe fuse' first", "FuseUnavailable"),
         ("s3fs", "bucket or key not found(host=x) - result of checking service.", "NoSuchBucket"),
         ("s3fs", "Bad Request(host=x) - result of checking service.", "UnexpectedAnswer"),
+        ("s3fs", "s3fs: There is no enough disk space for used as cache(or temporary) directory by s3fs.", "DiskFull"),
         ("rclone", 'Fatal error: exec: "fusermount3": executable file not found in $PATH', "FuseUnavailable"),
         ("rclone", "Error: unknown flag: --vfs-fast-fingerprint", "ClientTooOld"),
     ],

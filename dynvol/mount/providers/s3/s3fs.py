@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ..contract import Command, Credentials, Finding, Place, Unusable
+from ..contract import DISK_FULL, Command, Credentials, Finding, Place, Unusable
 from ..options import Check, flag, integer, one_of
 from ..owner import Owner
 from .bucket import Bucket
@@ -143,6 +143,8 @@ _LAST_WORDS: Final = (
 
 
 def explain(output: str, bucket: Bucket, credentials: Credentials) -> Finding | None:
+    if "no enough disk space" in output:
+        return DISK_FULL
     for pattern, reason, message in _LAST_WORDS:
         if pattern.search(output):
             return Finding(reason, message.format(name=bucket.name, url=bucket.url, whose=credentials.whose))
