@@ -56,6 +56,9 @@ log = logs.get(__name__)
 
 IMAGE_RETRY: Final = 2.0
 """Seconds between questions for our own image while the API server is away."""
+HEARD_LATELY: Final = 20.0
+"""Seconds for which an answer of the API server shows that it is there. A candidate for the lead looks at the lease more often, so
+that readiness probes need not ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +168,7 @@ class _NodeProcess:
     def _check(self, csi: CsiServer, client: KubeClient, view: NodeView) -> None:
         ready = self._health.ready
         ready.add("csi", csi.check)
-        ready.add("api-server", functools.partial(client.ping, within=10.0))
+        ready.add("api-server", functools.partial(client.ping, within=HEARD_LATELY))
         for informer in (view.pods, view.mount_pods, view.claims, view.classes):
             ready.add(f"cache-{informer.name}", holds(lambda i=informer: i.has_synced, "has not synced yet"))  # type: ignore[misc]
 

@@ -5,6 +5,11 @@ lease are another machine's, and are for people. The arithmetic that keeps two f
 seconds: a leader counts from before it sent its last good renewal, and stops its work 10 s later; anybody else counts from after
 having seen that renewal, and waits 15. What is left, 5 s, is for the work to stop in.
 
+A candidate that has seen somebody else's lease looks again when that could have run out, and no sooner: all that it would find are
+renewals, and with a thousand candidates that makes hundreds of requests in a second, each of which the API server takes to its data
+store. A leader that went is missed by whoever looks next: with many candidates hardly later than its lease ends, with a single one
+after up to twice as long.
+
 That is as much as a lease can do. It does not fence: a write that is on its way arrives. And a leader whose work will not stop
 within those seconds is past help from inside; see `overrun`.
 """
@@ -27,7 +32,7 @@ from .metrics import UNMEASURED, LeaderMetrics
 log = logging.getLogger(__name__)
 
 JITTER = 1.2
-"""Candidates try every `retry_period`, stretched by up to this much of it (client-go's JitterFactor)."""
+"""Candidates wait up to this much of a `retry_period` longer than they must (client-go's JitterFactor)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +147,9 @@ class LeaderElector:
         await self._lead(worker, keeper)
 
     async def _acquire(self) -> None:
-        while True:
-            if await self._attempt() is Standing.OURS:
-                return
-            await asyncio.sleep(self._retry_period * (1.0 + JITTER * self._chance()))
+        while (standing := await self._attempt()) is not Standing.OURS:
+            wait = self._until_it_could_run_out() if standing is Standing.THEIRS else 0.0
+            await asyncio.sleep(max(self._retry_period, wait) + self._retry_period * JITTER * self._chance())
 
     async def _lead(self, worker: asyncio.Task[None], keeper: asyncio.Task[None]) -> None:
         """See the work through to its end.
@@ -252,6 +256,10 @@ class LeaderElector:
         if self._seen is None or self._seen.record.holder in ("", self._identity):
             return False
         return asyncio.get_running_loop().time() < self._seen_at + self._seen.record.duration
+
+    def _until_it_could_run_out(self) -> float:
+        assert self._seen is not None, "nobody can hold a lease that was not seen"
+        return self._seen_at + self._seen.record.duration - asyncio.get_running_loop().time()
 
     def _next_record(self) -> LeaseRecord:
         now = self._now()
