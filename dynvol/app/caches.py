@@ -14,7 +14,7 @@ from dynvol.api.identity import label_value
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, CLASSES, NODES, PODS
 from dynvol.controllers.claimstatus import LeaderView
-from dynvol.controllers.matching import BY_NAMESPACE
+from dynvol.controllers.matching import BY_LABEL, BY_NAMESPACE, index_by_label
 from dynvol.controllers.view import (
     BY_CLAIM_UID,
     BY_CLASS,
@@ -62,7 +62,7 @@ def node_view(
         claims=Informer(
             client.source(CLAIMS),
             name="claims",
-            indexers={BY_NAMESPACE: index_by_namespace, BY_UID: index_by_uid},
+            indexers={BY_LABEL: index_by_label, BY_UID: index_by_uid},
             transform=functools.partial(without_other_nodes, node=node),
             metrics=metrics,
         ),
@@ -77,7 +77,7 @@ def leader_view(
 ) -> LeaderView:
     """The caches of one term as leader, yet to be run, but for the classes, which every node knows all of."""
     return LeaderView(
-        claims=Informer(client.source(CLAIMS), name="all-claims", indexers={BY_NAMESPACE: index_by_namespace}, metrics=metrics),
+        claims=Informer(client.source(CLAIMS), name="all-claims", indexers={BY_LABEL: index_by_label}, metrics=metrics),
         classes=classes,
         pods=Informer(
             client.source(PODS, label_selector=f"{names.INJECTED_LABEL}=true"),

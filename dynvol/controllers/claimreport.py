@@ -32,9 +32,9 @@ from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
-from .desired import Attachment, EarlierMounts, reaches, wanted_mount, workload
+from .desired import Attachment, EarlierMounts, wanted_mount, workload
 from .leftovers import Leftovers, look
-from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides
+from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides, reaching, selected
 from .namesakes import Superseded, expect_same
 from .room import Load, memory_limit
 from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, stamped, standing
@@ -115,18 +115,16 @@ class ClaimReporter:
         return claim_decides(change) or old != new
 
     def _rivals(self, change: Change[DynamicVolumeClaim]) -> Iterable[str]:
-        """The claims with which this one contends, or contended, for a path."""
+        """The claims with which this one contends, or contended, for a path in a pod of this node."""
         if not claim_decides(change):
-            return ()
-        mountpoints = {state.spec.mountpoint for state in (change.old, change.new) if state is not None}
-        neighbours = self._view.claims.store.by_index(BY_NAMESPACE, change.key.partition("/")[0])
-        return (c.metadata.key for c in neighbours if any(overlap(m, c.spec.mountpoint) for m in mountpoints))
+            return set()
+        states = [state for state in (change.old, change.new) if state is not None]
+        pods = {pod.metadata.key: pod for state in states for pod in selected(self._view.pods.store, state)}
+        beside = (a.claim for pod in pods.values() for a in self._view.matches.of(pod).values())
+        return {c.metadata.key for c in beside if any(overlap(s.spec.mountpoint, c.spec.mountpoint) for s in states)}
 
     def _claims_that_reach(self, pod: Pod) -> Iterable[str]:
-        if not pod.spec.volumes:
-            return ()
-        claims = self._view.claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)
-        return (c.metadata.key for c in claims if reaches(c, pod))
+        return (c.metadata.key for c in reaching(self._view.claims.store, pod)) if pod.spec.volumes else ()
 
     def _claims_beside_users(self, provider_class: StorageProviderClass) -> Iterable[str]:
         users = self._view.pods.store.by_index(BY_CLASS, provider_class.metadata.name)
@@ -208,9 +206,10 @@ class ClaimReporter:
         return DONE
 
     def _forget_the_gone(self) -> None:
-        present = {c.metadata.uid for c in self._view.claims.store.values()}
-        self._said = {uid: said for uid, said in self._said.items() if uid in present}
-        self._wanted_since = {pair: since for pair, since in self._wanted_since.items() if pair[0] in present}
+        spoken_of = self._said.keys() | {uid for uid, _ in self._wanted_since}
+        gone = {uid for uid in spoken_of if not self._view.claims.store.by_index(BY_UID, uid)}
+        self._said = {uid: said for uid, said in self._said.items() if uid not in gone}
+        self._wanted_since = {pair: since for pair, since in self._wanted_since.items() if pair[0] not in gone}
 
     @contextlib.asynccontextmanager
     async def _turn(self, claim: DynamicVolumeClaim) -> AsyncIterator[DynamicVolumeClaim]:

@@ -27,7 +27,7 @@ from dynvol.runtime.informer import Informer
 
 from .desired import attachments, reaches
 from .finalizers import remove_finalizer
-from .matching import BY_NAMESPACE, class_decides, pod_decides
+from .matching import BY_NAMESPACE, class_decides, pod_decides, reaching
 from .namesakes import Superseded, expect_same
 from .status import claim_status
 from .view import Instruments
@@ -69,8 +69,7 @@ class ClaimStatusController:
         return [c.metadata.key for c in self._view.claims.store.values()]
 
     def _claims_that_reach(self, pod: Pod) -> Iterable[str]:
-        claims = self._view.claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)
-        return (c.metadata.key for c in claims if reaches(c, pod))
+        return (claim.metadata.key for claim in reaching(self._view.claims.store, pod))
 
     def _claims_on_node(self, node: Node) -> Iterable[str]:
         """Only a node that goes matters; a heart-beat of one that stays must not wake every claim."""

@@ -99,7 +99,7 @@ class ExternalVolumeController:
         self.controller: Final[Controller] = instruments.controller("external-volume", self.reconcile, workers=4)
         self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)], when=pod_decides)
         self.controller.watch(view.mount_pods, index_mount_pod)
-        self.controller.watch(view.claims, lambda claim: view.workloads_in(claim.metadata.namespace), when=claim_decides)
+        self.controller.watch(view.claims, view.workloads_of_claim, when=claim_decides)
         self.controller.watch(view.classes, self._workloads_of_class, when=class_decides)
         self.controller.watch(view.nodes, self._workloads_being_deleted, when=_cordon_changed)
         view.mounts.on_change(self._mounts_changed)

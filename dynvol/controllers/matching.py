@@ -6,7 +6,7 @@ that a mount pod writes. What claims and pods say of their state decides nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -14,11 +14,12 @@ from dynvol.api.claim import DynamicVolumeClaim
 from dynvol.api.core import Pod
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.runtime.informer import Informer
-from dynvol.runtime.store import Change
+from dynvol.runtime.store import Change, View
 
-from .desired import Attachment, attachments
+from .desired import Attachment, attachments, reaches
 
 BY_NAMESPACE: Final = "namespace"
+BY_LABEL: Final = "label"
 _NONE: Final[Mapping[str, Attachment]] = MappingProxyType({})
 
 
@@ -41,6 +42,32 @@ def _differ(change: Change[Any], decisive: Any) -> bool:
     return change.old is None or change.new is None or decisive(change.old) != decisive(change.new)
 
 
+def index_by_label(claim: DynamicVolumeClaim) -> Iterable[str]:
+    """Informer index of claims: a label without which a pod is not selected. Those that insist on none are found by namespace.
+
+    Of several labels it is the one with the longest value, which tends to be the one that fewest claims ask for.
+    """
+    namespace, wanted = claim.metadata.namespace, claim.spec.selector.match_labels
+    return [_place(namespace, *max(wanted.items(), key=lambda label: (len(label[1]), label)))] if wanted else [namespace]
+
+
+def _place(namespace: str, key: str, value: str) -> str:
+    return f"{namespace}/{key}={value}"
+
+
+def reaching(claims: View[DynamicVolumeClaim], pod: Pod) -> Iterator[DynamicVolumeClaim]:
+    """The claims that reach `pod`. It costs as much as there are claims on its labels, however many there are in the namespace."""
+    namespace = pod.metadata.namespace
+    places = (namespace, *(_place(namespace, *label) for label in pod.metadata.labels.items()))
+    return (claim for place in places for claim in claims.by_index(BY_LABEL, place) if reaches(claim, pod))
+
+
+def selected(pods: View[Pod], claim: DynamicVolumeClaim) -> Iterator[Pod]:
+    """The pods that a claim is about, also when it is on its way out."""
+    found = pods.by_index(BY_NAMESPACE, claim.metadata.namespace)
+    return (pod for pod in found if claim.spec.selector.matches(pod.metadata.labels))
+
+
 class Matches:
     """`desired.attachments` of the pods in a cache, remembered. An answer is as old as the caches are, and no older."""
 
@@ -53,6 +80,7 @@ class Matches:
         has_had_its_time: Callable[[Pod], bool],
     ) -> None:
         self._has_had_its_time = has_had_its_time
+        self._pods = pods
         self._claims = claims
         self._classes = classes
         # Namespace → pod's key → claim's uid → attachment, oldest claim first.
@@ -72,8 +100,7 @@ class Matches:
         return found
 
     def _work_out(self, pod: Pod) -> tuple[Attachment, ...]:
-        claims = self._claims.store.by_index(BY_NAMESPACE, pod.metadata.namespace)
-        return attachments(pod, claims, {c.metadata.name: c for c in self._classes.store.values()})
+        return attachments(pod, reaching(self._claims.store, pod), {c.metadata.name: c for c in self._classes.store.values()})
 
     def _pod_changed(self, change: Change[Pod]) -> None:
         if pod_decides(change):
@@ -84,8 +111,12 @@ class Matches:
                 self._known.pop(namespace, None)
 
     def _claim_changed(self, change: Change[DynamicVolumeClaim]) -> None:
-        if claim_decides(change):
-            self._known.pop(change.key.partition("/")[0], None)
+        if not claim_decides(change):
+            return
+        known = self._known.get(change.key.partition("/")[0], {})
+        for claim in filter(None, (change.old, change.new)):
+            for pod in selected(self._pods.store, claim):
+                known.pop(pod.metadata.key, None)
 
     def _class_changed(self, change: Change[StorageProviderClass]) -> None:
         if class_decides(change):

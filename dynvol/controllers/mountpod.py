@@ -63,7 +63,7 @@ class MountPodController:
 
     def _idle_workloads(self, claim: DynamicVolumeClaim) -> Iterable[str]:
         """Those that a claim may have been the last to need. Where a mount pod has been told anything, its own changes tell."""
-        return (u for u in self._view.workloads_in(claim.metadata.namespace) if not told(self._view.mount_pod(u)))
+        return (u for u in self._view.workloads_of_claim(claim) if not told(self._view.mount_pod(u)))
 
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
         for uuid in {self._view.mounts.uuid_of(path) for path, _ in changed}:

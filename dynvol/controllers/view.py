@@ -17,7 +17,6 @@ from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim
 from dynvol.api.core import Node, Pod, PodSpec, PodStatus
 from dynvol.api.identity import Workload, mount_pod_name
-from dynvol.api.meta import ObjectMeta
 from dynvol.api.mounts import (
     SHARED_SOURCE,
     SOURCE_PREFIX,
@@ -34,7 +33,7 @@ from dynvol.runtime.informer import Informer
 from dynvol.runtime.metrics import UNMEASURED, QueueMetrics, ReconcileMetrics
 
 from .desired import Attachment, dynamic_volumes, workload, workloads
-from .matching import BY_NAMESPACE, Matches
+from .matching import Matches, selected
 from .overdue import OverduePods
 from .status import node_entries
 from .turns import Turns
@@ -139,8 +138,8 @@ def index_by_class(pod: Pod) -> Iterable[str]:
     return [] if pod.finished else {v.provider_class for v in dynamic_volumes(pod)}
 
 
-def index_by_namespace(obj: Pod | DynamicVolumeClaim) -> Iterable[str]:
-    return [obj.metadata.namespace]
+def index_by_namespace(pod: Pod) -> Iterable[str]:
+    return [pod.metadata.namespace]
 
 
 def index_by_uid(claim: DynamicVolumeClaim) -> Iterable[str]:
@@ -156,22 +155,14 @@ def without_other_nodes(claim: DynamicVolumeClaim, *, node: str) -> DynamicVolum
 def as_user_of_volumes(pod: Pod) -> Pod:
     """For the caches of users' pods, of which a leader's holds thousands: what decides on mounts in them, and where their
     containers see these. Of a pod without a dynamic volume that is next to nothing."""
-    meta = pod.metadata
-    identity = ObjectMeta(
-        name=meta.name,
-        namespace=meta.namespace,
-        uid=meta.uid,
-        resource_version=meta.resource_version,
-        deletion_timestamp=meta.deletion_timestamp,
-        deletion_grace_period_seconds=meta.deletion_grace_period_seconds,
-    )
+    meta = msgspec.structs.replace(pod.metadata, annotations={}, owner_references=())
     status = PodStatus(phase=pod.status.phase)
     ours = tuple(v for v in pod.spec.volumes if v.csi is not None and v.csi.driver == names.DRIVER)
     if not ours:
-        return Pod(metadata=identity, spec=PodSpec(node_name=pod.spec.node_name), status=status)
+        return Pod(metadata=msgspec.structs.replace(meta, labels={}), spec=PodSpec(node_name=pod.spec.node_name), status=status)
     common = msgspec.structs.replace(pod.spec, volumes=ours, node_name="")
     spec = msgspec.structs.replace(_shared_spec(msgspec.json.encode(common)), node_name=pod.spec.node_name)
-    return Pod(metadata=msgspec.structs.replace(identity, labels=meta.labels), spec=spec, status=status)
+    return Pod(metadata=meta, spec=spec, status=status)
 
 
 @lru_cache(maxsize=1024)
@@ -222,9 +213,9 @@ class NodeView:
         mount_pod = self.mount_pod(uuid)
         return served_workload(mount_pod, node=self.node) if mount_pod is not None else None
 
-    def workloads_in(self, namespace: str) -> set[str]:
-        """The uuids of all workloads of a namespace on this node."""
-        return {w.uuid for pod in self.pods.store.by_index(BY_NAMESPACE, namespace) for w in workloads(pod)}
+    def workloads_of_claim(self, claim: DynamicVolumeClaim) -> set[str]:
+        """The uuids of the workloads on this node that a claim is about, also when it is on its way out."""
+        return {w.uuid for pod in selected(self.pods.store, claim) for w in workloads(pod)}
 
     def attachments_of(self, uuid: str) -> tuple[Attachment, ...]:
         """What the mount pod of one workload is to serve. Refused ones are nobody's."""

@@ -3,13 +3,17 @@ from __future__ import annotations
 import gc
 
 import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dynvol.api.claim import ClaimStatus
+from dynvol.api.claim import ClaimStatus, DynamicVolumeClaim
 from dynvol.api.core import Pod, PodSpec, PodStatus, SecurityContext
 from dynvol.app.caches import node_view
-from dynvol.controllers.desired import attachments, path_in_container, wanted_mount
+from dynvol.controllers.desired import attachments, path_in_container, reaches, wanted_mount, workloads
+from dynvol.controllers.matching import BY_LABEL, index_by_label, reaching
 from dynvol.controllers.view import NodeView, as_user_of_volumes, without_other_nodes
 from dynvol.kube.client import KubeClient
+from dynvol.runtime.store import Store
 from dynvol.runtime.watcher import Applied, Removed
 
 from .node_played import STATE, Table
@@ -75,6 +79,31 @@ def test_a_node_keeps_of_a_claims_entries_only_its_own() -> None:
     mine, theirs = entry("a"), msgspec.structs.replace(entry("b"), node="another")
     kept = without_other_nodes(claim(pods=(mine, theirs)), node=NODE)
     assert kept.status.pods == (mine,)
+
+
+LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "x", "longer"]), max_size=3)
+
+
+@settings(deadline=None)
+@given(asked=st.lists(LABELS, max_size=6), labels=LABELS)
+def test_the_claims_that_reach_a_pod_are_found_without_looking_at_the_others(
+    asked: list[dict[str, str]], labels: dict[str, str]
+) -> None:
+    claims = [claim(f"c{n}", labels=wanted) for n, wanted in enumerate(asked)] + [claim("far", namespace="far", labels={})]
+    store: Store[DynamicVolumeClaim] = Store(indexers={BY_LABEL: index_by_label})
+    store.replace(claims)
+    subject = pod(labels=labels)
+    found = [c.metadata.name for c in reaching(store, subject)]
+    assert sorted(found) == [c.metadata.name for c in claims if reaches(c, subject)]
+
+
+def test_a_claim_costs_the_pods_that_it_does_not_select_nothing() -> None:
+    made = view(pod("a"), pod("b", labels={"app": "db"}))
+    mine, theirs = (made.matches.of(p) for p in made.pods.store)
+    made.claims._take(Applied(claim()))
+    changed, kept = (made.matches.of(p) for p in made.pods.store)
+    assert kept is theirs and list(changed) == ["uid-data"] and not mine
+    assert made.workloads_of_claim(claim()) == {w.uuid for w in workloads(pod("a"))}
 
 
 def test_what_is_kept_of_a_users_pod_decides_as_all_of_it_would() -> None:
