@@ -50,3 +50,21 @@ def test_the_secret_copy_goes_with_its_mount_pod(world: World) -> None:
     assert system.get("secret", mount_pod)
     world.kubectl.delete("dvc", "data")
     world.settles(lambda: "NotFound" in system.try_("get", "secret", mount_pod).said)
+
+
+def test_a_prepared_mount_pod_is_there_before_the_first_claim_and_goes_with_the_pod(world: World) -> None:
+    name = f"{world.provider_class}-prepared"
+    world.kubectl.apply(manifests.provider_class(name, secret="s3", secret_namespace=world.namespace, mount_pod="prepared"))
+    try:
+        there = world.in_class(name)
+        (pod,) = there.deploy()
+        (prepared,) = world.settles(there.mount_pods)
+        world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
+        world.ready("data")
+        assert world.read(pod, "/data/readme") == "hello"
+        world.kubectl.delete("dvc", "data", timeout=60)
+        assert there.mount_pods() == [prepared]
+        world.kubectl.delete("deployment", "web")
+        world.settles(lambda: not there.mount_pods())
+    finally:
+        world.kubectl.delete("spc", name, timeout=60)

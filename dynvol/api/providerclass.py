@@ -27,6 +27,10 @@ class ClassSpec(Projection, frozen=True):
         return {name: value for name, key in OF_CLASSES.items() if (value := self.parameters.get(key, ""))}
 
     @property
+    def prepares_mount_pods(self) -> bool:
+        return self.parameters.get(names.MOUNT_POD_PARAMETER) == names.PREPARED
+
+    @property
     def secret(self) -> tuple[str, str]:
         """Namespace and name of the Secret with the credentials; both empty if the class names none."""
         return self.parameters.get(names.SECRET_NAMESPACE_PARAMETER, ""), self.parameters.get(names.SECRET_NAME_PARAMETER, "")

@@ -42,7 +42,7 @@ from .namesakes import Superseded, is_of_namesake
 from .remains import clear_remains, is_gone
 from .room import memory_limit
 from .status import Problem, backs_off
-from .view import BY_CLASS, Instruments, NodeView, index_mount_pod, reported, told
+from .view import Instruments, NodeView, index_mount_pod, reported, told
 
 log = logs.get(__name__)
 
@@ -100,8 +100,8 @@ class ExternalVolumeController:
         self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)], when=pod_decides)
         self.controller.watch(view.mount_pods, index_mount_pod)
         self.controller.watch(view.claims, view.workloads_of_claim, when=claim_decides)
-        self.controller.watch(view.classes, self._workloads_of_class, when=class_decides)
-        self.controller.watch(view.nodes, self._workloads_being_deleted, when=_cordon_changed)
+        self.controller.watch(view.classes, view.workloads_of_class, when=class_decides)
+        self.controller.watch(view.nodes, self._workloads_that_waited, when=_cordon_changed)
         view.mounts.on_change(self._mounts_changed)
 
     async def run(self) -> None:
@@ -116,14 +116,11 @@ class ExternalVolumeController:
                 self.controller.enqueue(uuid)
             await asyncio.sleep(LEFTOVER_CHECK)
 
-    def _workloads_of_class(self, provider_class: StorageProviderClass) -> Iterable[str]:
-        name = provider_class.metadata.name
-        pods = self._view.pods.store.by_index(BY_CLASS, name)
-        return {w.uuid for pod in pods for w in workloads(pod) if w.provider_class == name}
-
-    def _workloads_being_deleted(self, _: Node) -> Iterable[str]:
-        """A mount pod that served on because of a drain is to make way once the node is back."""
-        return [uuid for p in self._view.mount_pods.store.values() if p.metadata.deleting for uuid in index_mount_pod(p)]
+    def _workloads_that_waited(self, _: Node) -> Iterable[str]:
+        """Once the node is back: a mount pod that served on during a drain is to make way, one that is to be prepared to come."""
+        deleting = {uuid for p in self._view.mount_pods.store.values() if p.metadata.deleting for uuid in index_mount_pod(p)}
+        prepared = (c for c in self._view.classes.store.values() if c.spec.prepares_mount_pods)
+        return deleting.union(*(self._view.workloads_of_class(c) for c in prepared))
 
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
         """A root that has just been published may have claims waiting; a mount that went, a path that is free now."""
@@ -162,7 +159,8 @@ class ExternalVolumeController:
         self, workload: Workload, wanted: Sequence[WantedMount], own: OwnSecrets, *, existing: Pod | None, left: Leftovers | None
     ) -> Result:
         if existing is None:
-            return await self._provide(workload, wanted, own, left) if wanted or left else await self._need_not(workload)
+            needed = wanted or left or self._view.is_to_be_prepared(workload.uuid)
+            return await self._provide(workload, wanted, own, left) if needed else await self._need_not(workload)
         if existing.finished or await self._is_to_make_way(existing, needed=bool(wanted)):
             await self._see_off(existing)
             return DONE
@@ -276,7 +274,7 @@ class ExternalVolumeController:
         announced = await self._announced(wanted, before=())
         if provider_class is None and left:
             return announced.then(self._cannot(workload, _class_is_gone(workload), left))
-        if provider_class is None or not (announced.mounts or left):
+        if provider_class is None or not (announced.mounts or left or self._view.is_to_be_prepared(workload.uuid)):
             return announced.then(DONE)
         root = workload.root(self._installation.state_dir)
         if not self._view.mounts.is_root(root):

@@ -24,7 +24,7 @@ from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
 from .desired import workloads
 from .leftovers import look
-from .matching import claim_decides, pod_decides
+from .matching import claim_decides, class_decides, pod_decides
 from .remains import clear_remains, is_gone
 from .status import container_runs
 from .view import Instruments, NodeView, index_mount_pod, reported, told
@@ -53,7 +53,7 @@ class MountPodController:
         self.controller.watch(view.mount_pods, index_mount_pod)
         self.controller.watch(view.claims, self._idle_workloads, when=claim_decides)
         # Until the classes have come too, a workload seems to need nothing.
-        self.controller.watch(view.classes, lambda _: ())
+        self.controller.watch(view.classes, view.workloads_of_class, when=class_decides)
         view.mounts.on_change(self._mounts_changed)
 
     async def run(self) -> None:
@@ -113,6 +113,8 @@ class MountPodController:
 
     def _is_idle(self, uuid: str, mount_pod: Pod, root: PurePosixPath | None) -> bool:
         if mount_pod.metadata.deleting or told(mount_pod) or self._view.attachments_of(uuid):
+            return False
+        if self._view.is_to_be_prepared(uuid):
             return False
         mounted = self._view.mounts.below(root) if root else {}
         # While it is at work, its report or the mount table will tell. One that does not run never will.

@@ -223,6 +223,20 @@ class NodeView:
         found = (a for pod in self.pods_of(uuid) for a in self.matches.of(pod).values())
         return tuple(a for a in found if a.volume and workload(a.pod, a.volume) == whose)
 
+    def is_to_be_prepared(self, uuid: str) -> bool:
+        """Whether a mount pod is to be there though no claim needs one yet. Not for a node that is being emptied."""
+        pods = [pod for pod in self.pods_of(uuid) if not pod.finished]
+        workload = self.workload(uuid)
+        if workload is None or not pods or self.draining():
+            return False
+        provider_class = self.classes.store.get(workload.provider_class)
+        return provider_class is not None and not provider_class.metadata.deleting and provider_class.spec.prepares_mount_pods
+
+    def workloads_of_class(self, provider_class: StorageProviderClass) -> set[str]:
+        """The uuids of those on this node that use it."""
+        name = provider_class.metadata.name
+        return {w.uuid for pod in self.pods.store.by_index(BY_CLASS, name) for w in workloads(pod) if w.provider_class == name}
+
     def class_map(self) -> dict[str, StorageProviderClass]:
         return {c.metadata.name: c for c in self.classes.store.values()}
 

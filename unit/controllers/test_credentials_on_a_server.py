@@ -38,7 +38,7 @@ def key_of(secret: str, key: str = names.ACCESS_KEY) -> str:
 
 
 async def test_a_claim_waits_for_its_own_secret_and_hinders_no_other(world: World) -> None:
-    await world.add_class(claim_secrets="*")
+    await world.add_class(allowed_claim_secrets="*")
     async with world.process():
         await world.add_pod()
         await world.add_claim("plain")
@@ -53,7 +53,7 @@ async def test_a_claim_waits_for_its_own_secret_and_hinders_no_other(world: Worl
 
 
 async def test_a_class_without_a_secret_serves_claims_with_and_without_one(world: World) -> None:
-    await world.add_class(named=False, claim_secrets="mine")
+    await world.add_class(named=False, allowed_claim_secrets="mine")
     await world.add_secret("m", name="mine")
     async with world.process():
         await world.add_pod()
@@ -83,7 +83,7 @@ async def test_a_secret_that_a_class_does_not_allow_is_not_read(world: World) ->
 
 async def test_what_is_changed_in_a_secret_reaches_the_copy_and_what_goes_leaves_it(world: World) -> None:
     """A mount that runs goes on without its Secret, which must not stay somewhere for that."""
-    await world.add_class(claim_secrets="*")
+    await world.add_class(allowed_claim_secrets="*")
     for name in ("mine", "theirs"):
         await world.add_secret(name, name=name)
     async with world.process():
@@ -109,7 +109,7 @@ async def test_what_is_changed_in_a_secret_reaches_the_copy_and_what_goes_leaves
 
 async def test_a_secret_that_is_larger_than_a_copy_takes_keeps_no_other_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "_MOST", 100)
-    await world.add_class(claim_secrets="*")
+    await world.add_class(allowed_claim_secrets="*")
     await world.add_secret("x" * 1000, name="large")
     await world.add_secret("m", name="mine")
     async with world.process():
@@ -122,7 +122,7 @@ async def test_a_secret_that_is_larger_than_a_copy_takes_keeps_no_other_out(worl
 
 
 async def test_data_that_is_not_uploaded_keeps_its_claims_secret_in_the_copy(world: World) -> None:
-    await world.add_class(claim_secrets="*")
+    await world.add_class(allowed_claim_secrets="*")
     await world.add_secret("m", name="mine")
     async with world.process():
         pod = await world.add_pod()

@@ -278,15 +278,13 @@ class World:
 
     # --- Doing what users do
 
-    async def add_class(self, *, secret: bool = True, named: bool = True, **allowed: str) -> None:
-        """`named`: it names a Secret, which there is if there is to be one. `allowed` are its lists of what is."""
+    async def add_class(self, *, secret: bool = True, named: bool = True, **parameters: str) -> None:
+        """`named`: it names a Secret, which there is if there is to be one. Further `parameters` by the ends of their keys."""
         if secret and named:
             await self.add_secret()
         named_secret = {names.SECRET_NAME_PARAMETER: "keys", names.SECRET_NAMESPACE_PARAMETER: self.namespace}
-        parameters = (named_secret if named else {}) | {
-            f"{names.GROUP}/allowed-{key.replace('_', '-')}": value for key, value in allowed.items()
-        }
-        spec = {"provider": "s3", "parameters": parameters}
+        given = {f"{names.GROUP}/{key.replace('_', '-')}": value for key, value in parameters.items()}
+        spec = {"provider": "s3", "parameters": (named_secret if named else {}) | given}
         await self.admin.create(CLASSES, {"metadata": {"name": self.provider_class}, "spec": spec})
 
     async def add_secret(self, key: str = "k", *, name: str = "keys") -> None:

@@ -32,6 +32,7 @@ _KNOWN: Final = frozenset(
         names.ALLOWED_BUCKETS_PARAMETER,
         names.RCLONE_OPTIONS_PARAMETER,
         names.CLAIM_SECRETS_PARAMETER,
+        names.MOUNT_POD_PARAMETER,
     }
 )
 _RESOURCES: Final = (
@@ -52,6 +53,7 @@ def review_class(spec: ClassSpec) -> Verdict:
     problems = (
         *_credentials(spec),
         *_quantities(parameters),
+        *_preparation(parameters),
         *pins.problems(parameters),
         *providers.validate_class(spec.provider, spec.mount_parameters),
     )
@@ -91,6 +93,12 @@ def _quantities(parameters: Mapping[str, str]) -> Iterator[str]:
         request, limit = amounts.get(request_key), amounts.get(limit_key)
         if request and limit and request > limit:
             yield f"parameter {request_key} ({parameters[request_key]}) is more than {limit_key} ({parameters[limit_key]})"
+
+
+def _preparation(parameters: Mapping[str, str]) -> Iterator[str]:
+    when = parameters.get(names.MOUNT_POD_PARAMETER, names.ON_DEMAND)
+    if when not in (names.ON_DEMAND, names.PREPARED):
+        yield f"parameter {names.MOUNT_POD_PARAMETER}: {when[:64]!r} is neither {names.ON_DEMAND} nor {names.PREPARED}"
 
 
 def _unknown(parameters: Mapping[str, str]) -> Iterator[str]:

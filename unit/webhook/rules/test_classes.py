@@ -79,6 +79,12 @@ def test_every_problem_is_told_at_once() -> None:
     assert len(review(storage_provider_secret_name="", mount_cpu_limit="x", mounter="floppy").problems) == 3
 
 
+def test_a_mount_pod_is_made_on_demand_or_prepared_and_nothing_else() -> None:
+    assert not review(mount_pod="prepared").problems and not review(mount_pod="on-demand").problems
+    (problem,) = review(mount_pod="eager").problems
+    assert "neither on-demand nor prepared" in problem
+
+
 def test_a_parameter_that_nobody_reads_is_warned_of() -> None:
     assert "mount-cpu-limits is not known" in review(mount_cpu_limits="1").warnings[0]
 
