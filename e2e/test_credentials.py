@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
 from e2e import manifests
 from e2e.conftest import World
+from e2e.kubectl import clean_environment
 
+SECRET_ROLES = Path(__file__).parents[1] / "hack" / "secret-roles"
 WRONG = "a-key-that-nobody-knows"
 
 
@@ -79,3 +88,59 @@ def test_a_bucket_that_anyone_may_read_needs_no_secret(world: World) -> None:
         assert "name a Secret" in world.condition("private", "Ready")["message"]
         world.kubectl.delete("dvc", "--all")
         assert world.misses(pod, "/public")
+
+
+def test_rights_by_name_are_enough_for_the_secrets_that_are_named(world: World) -> None:
+    """As hack/secret-roles prints them, in place of the right to read every Secret."""
+    bucket = world.bucket(readme="hello")
+    key = {"namespace": world.namespace, "access": world.store.access, "key": world.store.key}
+    world.kubectl.apply(
+        manifests.provider_class(
+            world.provider_class,
+            secret="s3",
+            secret_namespace=world.namespace,
+            mount_memory_limit="128Mi",
+            allowed_claim_secrets="mine",
+        ),
+        *(manifests.secret(name, **key) for name in ("mine", "theirs")),
+    )
+    with without_the_right_to_every_secret(world):
+        (pod,) = world.deploy()
+        world.kubectl.apply(
+            naming(world, "mine", "own", bucket), world.claim("plain", bucket), naming(world, "theirs", "no", bucket)
+        )
+        for name in ("own", "plain"):
+            world.settles(lambda name=name: world.condition(name, "Ready")["reason"] == "SecretForbidden")  # type: ignore[misc]
+        printed = secret_roles(world)
+        assert '["mine", "s3"]' in printed
+        world.ground.kubectl("apply", "-f", "-", stdin=printed)
+        for name in ("own", "plain"):
+            world.ready(name)
+            assert world.read(pod, f"/{'data' if name == 'plain' else name}/readme") == "hello"
+        world.kubectl.delete("dvc", "--all")
+
+
+def secret_roles(world: World) -> str:
+    command = [sys.executable, str(SECRET_ROLES), f"--kubeconfig={world.ground.kubectl.kubeconfig}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=clean_environment())
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def without_the_right_to_every_secret(world: World) -> Iterator[None]:
+    """Inside, node processes may read what a role of some namespace names, and have read nothing before."""
+    cluster = world.ground.kubectl
+    rules = cluster.get("clusterrole", "dynvol-node")["rules"]
+    (index,) = (i for i, rule in enumerate(rules) if rule["resources"] == ["secrets"])
+
+    def change(**operation: object) -> None:
+        patch = json.dumps([{"path": f"/rules/{index}", **operation}])
+        cluster("patch", "clusterrole", "dynvol-node", "--type=json", f"--patch={patch}")
+
+    change(op="remove")
+    try:
+        assert world.ground.kill("dynvol node")
+        yield
+    finally:
+        change(op="add", value=rules[index])

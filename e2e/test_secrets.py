@@ -67,7 +67,10 @@ def test_the_key_is_found_nowhere_but_where_it_must_be(world: World) -> None:
     other = f"{world.provider_class}-rclone"
     world.kubectl.apply(
         manifests.secret("s3", namespace=world.namespace, access=world.store.access, key=wrong),
-        manifests.provider_class(other, secret="s3", secret_namespace=world.namespace, mounter="rclone"),
+        manifests.provider_class(
+            other, secret="s3", secret_namespace=world.namespace, mounter="rclone", allowed_claim_secrets="own"
+        ),
+        manifests.secret("own", namespace=world.namespace, access=world.store.access, key=wrong),
     )
     annotations = {
         f"{GROUP}/storage-provider-class": f"{world.provider_class},{other}",
@@ -75,24 +78,27 @@ def test_the_key_is_found_nowhere_but_where_it_must_be(world: World) -> None:
     }
     (pod,) = world.deploy(annotations=annotations)
     bucket = world.bucket(readme="hello")
-    claims = {"one": world.provider_class, "two": world.provider_class, "three": other}
-    world.kubectl.apply(*(world.claim(name, bucket, mountpoint=f"/{name}", storageProviderClass=c) for name, c in claims.items()))
+    claims = {"one": world.provider_class, "two": world.provider_class, "three": other, "four": other}
+    given = [world.claim(name, bucket, mountpoint=f"/{name}", storageProviderClass=c) for name, c in claims.items()]
+    given[-1]["spec"]["credentialsSecretRef"] = {"name": "own"}
+    world.kubectl.apply(*given)
     for name in claims:
         world.settles(lambda name=name: world.condition(name, "Ready")["reason"] == "AccessDenied")  # type: ignore[misc]
 
     # A node process that starts anew looks at Secrets at once.
-    world.kubectl.apply(manifests.secret("s3", namespace=world.namespace, access=world.store.access, key=world.store.key))
+    for name in ("s3", "own"):
+        world.kubectl.apply(manifests.secret(name, namespace=world.namespace, access=world.store.access, key=world.store.key))
     assert world.ground.kill("dynvol node")
     for name in claims:
         world.ready(name, timeout=90)
     for mount_pod in world.mount_pods():
         assert world.ground.kill("dynvol mounter", pod=mount_pod)
     world.settles(lambda: world.sees(pod, "/one/readme", "hello"))
-    world.settles(lambda: credential_files(world) == ["600 root tmpfs"] * 3)
+    world.settles(lambda: credential_files(world) == ["600 root tmpfs"] * 4)
     assert not found(world, world.store.key, wrong)
 
     world.kubectl.delete("dvc", "two")
-    world.settles(lambda: credential_files(world) == ["600 root tmpfs"] * 2)
+    world.settles(lambda: credential_files(world) == ["600 root tmpfs"] * 3)
     world.kubectl.delete("dvc", "--all")
     world.settles(lambda: not world.mount_pods())
     assert not found(world, world.store.key, wrong)
