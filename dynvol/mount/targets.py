@@ -15,6 +15,7 @@ Not here: what is mounted below a workload directory, and who decides that a dae
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
@@ -167,7 +168,8 @@ def release_workload(workload_dir: str, *, root: str) -> Removal:
 
 
 def release_root(root: str) -> Removal:
-    """Take a mount pod's root away, when nothing but our own binds is left of it. Idempotent.
+    """Take a mount pod's root away, when nothing but our own binds is left of it; with the last of a class, the class's directory.
+    Idempotent.
 
     Changes nothing while a foreign file system is mounted below or a view is still published: those are in `left`, with
     the reason. Unmounts plainly: what is busy stays too. Directories go by rmdir; a file that someone wrote stays.
@@ -327,7 +329,11 @@ def _release(root: str, *, only: str | None) -> Removal:
             apply(step)
         except MountBusy as busy:
             return Removal((), (Obstacle(step.path if isinstance(step, Unmount) else root, str(busy)),))
-    return paths.remove_empty_tree(root if only is None else only)
+    removal = paths.remove_empty_tree(root if only is None else only)
+    if only is None and not removal.left:
+        with contextlib.suppress(OSError):
+            os.rmdir(posixpath.dirname(root))  # The class's, if no other root is in it.
+    return removal
 
 
 def _make_directory(path: str, mode: int, *, parents: bool) -> None:
@@ -336,6 +342,12 @@ def _make_directory(path: str, mode: int, *, parents: bool) -> None:
     try:
         os.mkdir(path, mode)
     except FileExistsError:
+        return
+    except FileNotFoundError:
+        if not parents:
+            raise
+        # The directory of its class has just gone, with the last other root in it.
+        _make_directory(path, mode, parents=parents)
         return
     # mkdir is subject to the umask; a process that dies before this leaves the directory stricter, and its own again.
     os.chmod(path, mode)

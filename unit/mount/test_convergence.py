@@ -86,8 +86,8 @@ def test_release_converges_from_every_intermediate_state(playground: str) -> Non
     for call in at_each_call(lambda: targets.release_root(placement.root), before=a_pod_came_and_went):
         calls.append(call)
         assert targets.release_root(placement.root).left == ()
-        assert table_lines() == idle and not os.path.exists(placement.root)
-    assert sorted(calls) == ["remove"] * 4 + ["umount"] * 2
+        assert table_lines() == idle and not os.path.exists(os.path.dirname(placement.root))
+    assert sorted(calls) == ["remove"] * 5 + ["umount"] * 2
 
 
 def test_clearing_what_a_dead_mount_pod_left_converges_and_never_meets_a_neighbour_that_lives(playground: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 import pytest
@@ -208,6 +211,37 @@ def test_release_waits_for_what_is_mounted_and_for_views(playground: str) -> Non
     assert targets.release_root(placement.root).left == ()
     assert targets.release_root(placement.root).left == ()
     assert not os.path.exists(placement.root)
+
+
+def test_the_directory_of_a_class_goes_with_the_last_root_in_it(playground: str) -> None:
+    placement = lay_out(playground)
+    other = f"{playground}/state/xvols/class/other"
+    for root in (placement.root, other):
+        targets.make_root(root)
+    targets.release_root(placement.root)
+    assert os.listdir(f"{playground}/state/xvols") == ["class"]
+    targets.release_root(other)
+    assert os.listdir(f"{playground}/state/xvols") == []
+
+
+def test_a_root_is_made_while_the_directory_of_its_class_is_taken_away(playground: str) -> None:
+    placement = lay_out(playground)
+    over = threading.Event()
+
+    def another_was_the_last() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                os.rmdir(os.path.dirname(placement.root))
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        taking = pool.submit(another_was_the_last)
+        try:
+            for _ in range(100):
+                targets.make_root(placement.root)
+                assert targets.release_root(placement.root).left == ()
+        finally:
+            over.set()
+    taking.result()
 
 
 def test_a_file_in_a_bare_directory_stays_and_is_named(playground: str) -> None:
