@@ -54,11 +54,11 @@ def test_every_figure_of_mounts_has_samples_and_what_it_is_held_against(request:
     assert list(tmp_path.glob("warm-claim*.png"))
 
 
-def test_every_figure_of_the_runtime_has_samples(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_figure_of_the_runtime_has_samples(request: pytest.FixtureRequest, tmp_path: Path, subject: str) -> None:
     if request.config.option.kubeconfig:
         pytest.skip("the measurement brings up API servers of its own")
-    figures = figures_of(*SUBJECTS, folder=tmp_path)
-    assert len(figures) >= 8
+    assert len(figures_of(subject, folder=tmp_path)) >= 2
 
 
 def test_the_table_says_what_was_reached_and_what_was_not() -> None:

@@ -6,6 +6,7 @@ Ratios are what counts: seconds say more of the machine and of its other guests 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,25 @@ class Series:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """One thing at several sizes of another. `over` names what grows."""
+
+    over: str
+    sizes: Mapping[float, Series]
+
+    @property
+    def exponent(self) -> float:
+        """Of the power of the size with which the median grows, fitted by least squares: 0 is flat, 1 linear."""
+        points = [(math.log(size), math.log(max(series.median, 1e-9))) for size, series in self.sizes.items()]
+        return statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else 0.0
+
+    @property
+    def described(self) -> dict[str, Any]:
+        sizes = {f"{size:g}": series.described for size, series in self.sizes.items()}
+        return {"over": self.over, "exponent": self.exponent, "sizes": sizes}
+
+
 Goal = Callable[["Figure"], bool]
 
 
@@ -53,6 +73,8 @@ class Figure:
     goal: str = ""
     reached: Goal | None = None
     notes: Sequence[str] = field(default=())
+    growth: Growth | None = None
+    """Where it was measured at several sizes: `measured` is then of the largest, `against` of the smallest."""
 
     @property
     def verdict(self) -> str:
@@ -70,6 +92,7 @@ class Figure:
             "goal": self.goal,
             "reached": None if self.reached is None else self.reached(self),
             "notes": list(self.notes),
+            "growth": self.growth.described if self.growth else None,
         }
 
 
@@ -97,7 +120,7 @@ def _row(figure: Figure) -> str:
         other.name if other else "",
         _number(other.median) if other else "",
         f"{own.median / other.median:.2f}" if other and other.median else "",
-        figure.goal,
+        figure.goal + (f" (grows with power {figure.growth.exponent:.2f})" if figure.growth else ""),
         figure.verdict,
     ]
     return f"| {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""Draws figures: the distribution of each, beside what it is held against."""
+"""Draws figures: the distribution of each, beside what it is held against, or how it grows."""
 
 from __future__ import annotations
 
@@ -8,17 +8,37 @@ from pathlib import Path
 
 import matplotlib
 
-from .figure import Figure, Series
+from .figure import Figure, Growth, Series
 
 matplotlib.use("agg")
 
 
 def draw(figures: Iterable[Figure], folder: Path) -> None:
-    """One PNG for each figure that has more than a few samples."""
+    """One PNG for each figure that was measured at several sizes, or has more than a few samples."""
     folder.mkdir(parents=True, exist_ok=True)
     for figure in figures:
-        if len(figure.measured.samples) >= 3:
-            _draw(figure, folder / f"{re.sub(r'[^a-z0-9]+', '-', figure.name.lower()).strip('-')}.png")
+        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', figure.name.lower()).strip('-')}.png"
+        if figure.growth is not None:
+            _draw_growth(figure, figure.growth, path)
+        elif len(figure.measured.samples) >= 3:
+            _draw(figure, path)
+
+
+def _draw_growth(figure: Figure, growth: Growth, path: Path) -> None:
+    """On logarithmic axes, where a power is a straight line; the whiskers reach from the 5th to the 95th percentile."""
+    from matplotlib import pyplot
+
+    fig, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    medians = [series.median for series in growth.sizes.values()]
+    below = [series.median - series.percentile(0.05) for series in growth.sizes.values()]
+    above = [series.percentile(0.95) - series.median for series in growth.sizes.values()]
+    axes.errorbar(list(growth.sizes), medians, yerr=[below, above], marker="o", capsize=3, label=f"power {growth.exponent:.2f}")
+    scale = "log" if min(medians) > 0 else "linear"
+    axes.set(xlabel=growth.over, ylabel=figure.unit, title=figure.name, xscale="log", yscale=scale)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(title=f"to reach: {figure.goal}" if figure.goal else None)
+    fig.savefig(path, dpi=120)
+    pyplot.close(fig)
 
 
 def _draw(figure: Figure, path: Path) -> None:
