@@ -342,6 +342,26 @@ def _default_volume_claim(body: Object) -> None:
     body.setdefault("status", {}).setdefault("phase", "Pending")
 
 
+def _default_volume(body: Object) -> None:
+    spec = body.setdefault("spec", {})
+    spec.setdefault("volumeMode", "Filesystem")
+    spec.setdefault("persistentVolumeReclaimPolicy", "Retain")
+    if "hostPath" in spec:
+        spec["hostPath"].setdefault("type", "")
+    body.setdefault("status", {}).setdefault("phase", "Pending")
+
+
+def _protected_by(finalizer: str) -> Callable[[Object], None]:
+    """The admission plug-in StorageObjectInUseProtection: the controller of that name takes the finalizer off."""
+
+    def protect(body: Object) -> None:
+        finalizers = body["metadata"].setdefault("finalizers", [])
+        if finalizer not in finalizers:
+            finalizers.append(finalizer)
+
+    return protect
+
+
 def _default_storage_class(body: Object) -> None:
     body.setdefault("reclaimPolicy", "Delete")
     body.setdefault("volumeBindingMode", "Immediate")
@@ -356,7 +376,8 @@ ROLE_BINDING = Kind(default=_default_binding, problems=_binding_problems)
 KINDS: dict[str, Kind] = {
     "/configmaps": Kind(problems=_immutable_data),
     "/namespaces": Kind(default=_default_namespace, prepare_update=_namespace_update),
-    "/persistentvolumeclaims": Kind(default=_default_volume_claim),
+    "/persistentvolumeclaims": Kind(default=_default_volume_claim, prepare_create=_protected_by("kubernetes.io/pvc-protection")),
+    "/persistentvolumes": Kind(default=_default_volume, prepare_create=_protected_by("kubernetes.io/pv-protection")),
     "/pods": Kind(
         has_generation=True,
         default=pod_defaults.default,

@@ -24,6 +24,7 @@ from e2e.cluster.controllers.replicaset import ReplicaSets
 from e2e.cluster.controllers.resources import Resources
 from e2e.cluster.controllers.scheduler import Scheduler
 from e2e.cluster.controllers.statefulset import StatefulSets
+from e2e.cluster.controllers.volumes import InUseProtection, VolumeBinder
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,6 +54,8 @@ async def run(options: argparse.Namespace) -> None:
             ServiceProxy(services=services, all_pods=all_pods),
             NamespaceDeletion(api, resources=resources),
             NodeLifecycle(api, grace=options.node_grace),
+            VolumeBinder(api, claims=mirrors.of("v1", "persistentvolumeclaims"), volumes=mirrors.of("v1", "persistentvolumes")),
+            InUseProtection(api),
             PodGarbage(api, all_pods=all_pods, quarantine=options.pod_quarantine),
         ]
         for controller in controllers:

@@ -1,7 +1,8 @@
 """The scheduler: a node for each pod that has none, or words about why there is none.
 
-It knows readiness, cordons, taints, node selectors and node affinity, and the fit of requested CPU, memory and pods. It
-does not know pod affinity, topology spread, preemption or volumes. Of the nodes that fit, the one with the fewest pods.
+It knows readiness, cordons, taints, node selectors and node affinity, the fit of requested CPU, memory and pods, and where claims
+of volumes can be had; it chooses the volume of a claim that waits for its first consumer. It does not know pod affinity, topology
+spread or preemption. Of the nodes that fit, the one with the fewest pods.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from e2e.cluster.api import ApiClient, ApiError, Key, Mirror, Object, key_of, path
 from e2e.cluster.controllers import pods
 from e2e.cluster.controllers.loop import fetch
 from e2e.cluster.controllers.selectors import node_fits, tolerates, untolerated
+from e2e.cluster.controllers.volumes import chosen, claims_of, reference_to, waits_for_consumer
 from e2e.cluster.kubelet import quantity
 
 UNSCHEDULABLE = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 
 
@@ -40,7 +44,45 @@ def _amounts(container: Object) -> dict[str, int]:
     return {"cpu": quantity.milli(given.get("cpu", 0)), "memory": quantity.whole(given.get("memory", 0))}
 
 
-def objection(pod: Object, node: Object, there: Sequence[Object]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What a pod's claims ask of its node."""
+
+    bound: Sequence[Object] = ()
+    """Volumes that they have already."""
+    waiting: Sequence[Object] = ()
+    """Claims that get theirs with the node."""
+    volumes: Sequence[Object] = ()
+    """All there are."""
+
+    def objection(self, node: Object) -> str | None:
+        if not all(_reaches(volume, node) for volume in self.bound):
+            return "node(s) didn't match PersistentVolume's node affinity"
+        if self.choice(node) is None:
+            return "node(s) didn't find available persistent volumes to bind"
+        return None
+
+    def choice(self, node: Object) -> list[tuple[Object, Object]] | None:
+        """A volume for each claim that waits; None if there are not enough."""
+        free = [volume for volume in self.volumes if _reaches(volume, node)]
+        pairs = []
+        for claim in self.waiting:
+            if (volume := chosen(claim, free)) is None:
+                return None
+            free.remove(volume)
+            pairs.append((claim, volume))
+        return pairs
+
+
+def _reaches(volume: Object, node: Object) -> bool:
+    required = (volume["spec"].get("nodeAffinity") or {}).get("required")
+    return required is None or node_fits({"affinity": {"nodeAffinity": {REQUIRED: required}}}, node)
+
+
+NO_STORAGE = Storage()
+
+
+def objection(pod: Object, node: Object, there: Sequence[Object], storage: Storage = NO_STORAGE) -> str | None:
     """Why the pod cannot go to the node, in the scheduler's words; None if it can. `there` are the node's pods."""
     spec = pod["spec"]
     if (node.get("spec") or {}).get("unschedulable") and not tolerates(spec, UNSCHEDULABLE):
@@ -49,6 +91,8 @@ def objection(pod: Object, node: Object, there: Sequence[Object]) -> str | None:
         return f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"
     if not node_fits(spec, node):
         return "node(s) didn't match Pod's node affinity/selector"
+    if why := storage.objection(node):
+        return why
     ready = pods.condition(node, "Ready")
     if ready is None or ready["status"] != "True":
         return "node(s) were not ready"
@@ -63,8 +107,12 @@ def objection(pod: Object, node: Object, there: Sequence[Object]) -> str | None:
     return None
 
 
+class _NoStorage(Exception):
+    """A claim of the pod is not there, or has no volume that any node could wait for."""
+
+
 class Scheduler:
-    watches: ClassVar = [("v1", "pods"), ("v1", "nodes")]
+    watches: ClassVar = [("v1", "pods"), ("v1", "nodes"), ("v1", "persistentvolumeclaims")]
 
     def __init__(self, api: ApiClient, *, all_pods: Mirror, nodes: Mirror) -> None:
         self._api = api
@@ -73,6 +121,9 @@ class Scheduler:
         self._bound: dict[str, str] = {}
 
     def concerns(self, resource: str, obj: Object) -> Iterable[Key]:
+        if resource == "persistentvolumeclaims":
+            there = self._pods.in_namespace(obj["metadata"]["namespace"])
+            return [key_of(pod) for pod in there if _waits(pod) and obj["metadata"]["name"] in claims_of(pod)]
         if resource == "nodes":
             return [key_of(pod) for pod in self._pods.objects.values() if _waits(pod)]
         if _waits(obj):
@@ -87,22 +138,62 @@ class Scheduler:
         pod = await fetch(self._api, path("v1", "pods", namespace=key[0], name=key[1]))
         if pod is None or not _waits(pod) or pod["metadata"]["uid"] in self._bound:
             return None
+        try:
+            storage = await self._storage(pod)
+        except _NoStorage as none:
+            await self._refuse(pod, f"0/{len(self._nodes.objects)} nodes are available: {none}.")
+            return 1.0
         nodes = list(self._nodes.objects.values())
         there = self._by_node()
         why: Counter[str] = Counter()
         fitting = []
         for node in nodes:
             name = node["metadata"]["name"]
-            reason = objection(pod, node, there.get(name, ()))
+            reason = objection(pod, node, there.get(name, ()), storage)
             if reason is None:
                 fitting.append(name)
             else:
                 why[reason] += 1
         if not fitting:
-            await self._refuse(pod, len(nodes), why)
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(why.items())) or "no nodes"
+            await self._refuse(pod, f"0/{len(nodes)} nodes are available: {reasons}.")
             return 5.0
-        await self._bind(pod, min(fitting, key=lambda name: (len(there.get(name, ())), name)))
+        name = min(fitting, key=lambda name: (len(there.get(name, ())), name))
+        if storage.waiting:
+            await self._give_volumes(storage, next(node for node in nodes if node["metadata"]["name"] == name))
+            return 0.1
+        await self._bind(pod, name)
         return None
+
+    async def _storage(self, pod: Object) -> Storage:
+        """Raises _NoStorage where no node would do."""
+        names = claims_of(pod)
+        if not names:
+            return NO_STORAGE
+        claims = [await self._claim(pod, name) for name in names]
+        volumes = await self._api.list(path("v1", "persistentvolumes"))
+        bound = {claim["spec"]["volumeName"] for claim in claims if claim["spec"].get("volumeName")}
+        waiting = [claim for claim in claims if not claim["spec"].get("volumeName")]
+        for claim in waiting:
+            if not await waits_for_consumer(self._api, claim):
+                raise _NoStorage("pod has unbound immediate PersistentVolumeClaims")
+        return Storage([v for v in volumes if v["metadata"]["name"] in bound], waiting, volumes)
+
+    async def _claim(self, pod: Object, name: str) -> Object:
+        claim = await fetch(self._api, path("v1", "persistentvolumeclaims", namespace=pod["metadata"]["namespace"], name=name))
+        if claim is None:
+            raise _NoStorage(f'persistentvolumeclaim "{name}" not found')
+        if "deletionTimestamp" in claim["metadata"]:
+            raise _NoStorage(f'persistentvolumeclaim "{name}" is being deleted')
+        return claim
+
+    async def _give_volumes(self, storage: Storage, node: Object) -> None:
+        """The volumes say whose they are; the volumes' controller does the rest, and the pod waits for that."""
+        for claim, volume in storage.choice(node) or ():
+            if volume["spec"].get("claimRef") is None:
+                url = path("v1", "persistentvolumes", name=volume["metadata"]["name"])
+                version = {"resourceVersion": volume["metadata"]["resourceVersion"]}
+                await self._api.patch(url, {"metadata": version, "spec": {"claimRef": reference_to(claim)}})
 
     def _by_node(self) -> dict[str, list[Object]]:
         """Pods that take room on each node; those that were bound a moment ago count before the mirror shows it."""
@@ -131,9 +222,7 @@ class Scheduler:
         message = f"Successfully assigned {metadata['namespace']}/{metadata['name']} to {node}"
         await self._event(pod, "Scheduled", message, kind="Normal")
 
-    async def _refuse(self, pod: Object, nodes: int, why: Counter[str]) -> None:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(why.items())) or "no nodes"
-        message = f"0/{nodes} nodes are available: {reasons}."
+    async def _refuse(self, pod: Object, message: str) -> None:
         before = pods.condition(pod, "PodScheduled")
         if before and before.get("message") == message:
             return

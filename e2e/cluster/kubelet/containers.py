@@ -20,6 +20,7 @@ from e2e.cluster.kubelet import environment, oci, plan, podspec, status
 from e2e.cluster.kubelet.host import Host
 from e2e.cluster.kubelet.probing import Probing
 from e2e.cluster.kubelet.runtime import Container, Exit
+from e2e.cluster.kubelet.volumes import SUB_PATHS
 
 MESSAGE_LIMIT = 4096  # bytes of a termination message
 KILL_AGAIN = 5.0  # seconds until SIGKILL is sent once more to what did not end
@@ -209,7 +210,9 @@ class Containers:
         log_file = self._folder(container["name"]) / "termination-log"
         hosts = self._host.volumes.pod_directory(self._uid) / "etc-hosts"
         _prepare_files(hosts, self._hosts_text(), log_file)
-        return podspec.Surroundings(volumes, known, hosts, log_file)
+        sub_paths = self._host.volumes.pod_directory(self._uid) / SUB_PATHS
+        names = self._host.volumes.sub_path_names(self._uid)
+        return podspec.Surroundings(volumes, known, hosts, log_file, sub_paths, names)
 
     def _hosts_text(self) -> str:
         assert self.pod is not None

@@ -1,7 +1,7 @@
 """From a container of a pod's object to an OCI container: users, mounts, limits, environment.
 
-Reads the account database and checks mount points and sub-paths; makes nothing. The rules of mount propagation, and the
-refusals, are those of containerd's CRI plugin (`withMounts`).
+Reads the account database, checks mount points and sub-paths, and binds the latter; makes nothing else. The rules of mount
+propagation, and the refusals, are those of containerd's CRI plugin (`withMounts`).
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class Surroundings:
     variables: Mapping[str, str]
     hosts_file: Path
     termination_log: Path
+    sub_paths: Path
+    """Where sub-paths of volumes are bound."""
+    sub_path_names: Mapping[str, Path]
+    """The same for volumes that have a place of their own there: PersistentVolumes go by their own names."""
 
 
 def build(pod: Object, container: Object, around: Surroundings, *, images: Images, cgroup: str) -> oci.ContainerSpec:
@@ -143,7 +147,7 @@ def trees_off_root() -> list[Path]:
 
 def volume_mounts(container: Object, around: Surroundings, *, privileged: bool) -> list[oci.BindMount]:
     made = []
-    for wanted in container.get("volumeMounts") or ():
+    for index, wanted in enumerate(container.get("volumeMounts") or ()):
         if wanted["name"] not in around.volumes:
             raise ConfigError(f"volume {wanted['name']} not found")
         source = around.volumes[wanted["name"]]
@@ -151,7 +155,8 @@ def volume_mounts(container: Object, around: Surroundings, *, privileged: bool) 
         if expression := wanted.get("subPathExpr"):
             sub_path = environment.expand(expression, around.variables)
         if sub_path:
-            source = inside(source, sub_path)
+            place = around.sub_path_names.get(wanted["name"], around.sub_paths / wanted["name"])
+            source = bound(inside(source, sub_path), place / container["name"] / str(index))
         propagation = oci.Propagation(wanted.get("mountPropagation") or "None")
         check_propagation(source, propagation, privileged=privileged)
         made.append(oci.BindMount(source, wanted["mountPath"], bool(wanted.get("readOnly")), propagation))
@@ -183,3 +188,17 @@ def inside(volume: Path, sub_path: str) -> Path:
     if not real.exists():
         real.mkdir(parents=True, mode=0o750)
     return real
+
+
+def bound(source: Path, target: Path) -> Path:
+    """A sub-path where kubelet binds it: just that, without what is mounted inside (kubernetes pkg/volume/util/subpath).
+    Idempotent."""
+    if mounts.is_mounted(target):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    if source.is_dir():
+        target.mkdir(exist_ok=True, mode=0o750)
+    else:
+        target.touch(mode=0o640)
+    mounts.bind(source, target, recursive=False)
+    return target

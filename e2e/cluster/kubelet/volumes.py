@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from e2e.cluster import mounts
 from e2e.cluster.api import ApiClient, ApiError, Object, path
-from e2e.cluster.kubelet import csi, environment, quantity
+from e2e.cluster.kubelet import csi, environment, persistent, quantity
 from e2e.cluster.kubelet.environment import Facts
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ _PLUGINS = {
     "projected": "kubernetes.io~projected",
     "downwardAPI": "kubernetes.io~downward-api",
     "csi": "kubernetes.io~csi",
+    "persistentVolumeClaim": persistent.PLUGIN,
 }
+SUB_PATHS = "volume-subpaths"
+"""Kubelet's binds of what containers ask for by `subPath`: <volume>/<container>/<index of the volume mount>."""
 
 
 class MountError(Exception):
@@ -65,6 +68,8 @@ class Volumes:
         self._api = api
         self._inline = inline
         self._tokens: dict[tuple[str, str, str], _Token] = {}
+        self._persistent: dict[tuple[str, str], str] = {}
+        """Pod's uid and volume's name in it → the PersistentVolume's name."""
 
     def pod_directory(self, uid: str) -> Path:
         return self._pods / uid
@@ -77,6 +82,8 @@ class Volumes:
         kind = _kind(volume)
         if kind == "hostPath":
             return await asyncio.to_thread(_host_path, volume["hostPath"])
+        if kind == "persistentVolumeClaim":
+            return await self._mount_persistent(pod, volume)
         folder: Path = self.pod_directory(pod["metadata"]["uid"]) / "volumes" / _PLUGINS[kind] / volume["name"]
         if kind == "csi":
             return await self._mount_csi(pod, volume, folder)
@@ -89,11 +96,32 @@ class Volumes:
         _write_atomically(folder, files, group=_fs_group(pod))
         return folder
 
+    def sub_path_names(self, uid: str) -> dict[str, Path]:
+        """Volume's name in the pod → where its sub-paths are bound, for those that have another name there than in the pod."""
+        folder = self.pod_directory(uid) / SUB_PATHS
+        return {name: folder / real for (whose, name), real in self._persistent.items() if whose == uid}
+
+    async def _mount_persistent(self, pod: Object, volume: Object) -> Path:
+        uid = pod["metadata"]["uid"]
+        try:
+            found = await persistent.volume_of(self._api, pod, volume["persistentVolumeClaim"]["claimName"])
+            name = self._persistent[uid, volume["name"]] = found["metadata"]["name"]
+            if "hostPath" in found["spec"]:
+                return await asyncio.to_thread(_host_path, found["spec"]["hostPath"])
+            if "local" not in found["spec"]:
+                raise MountError(f"volume {name} is of no kind that is known here: hostPath, local")
+            folder = self.pod_directory(uid) / "volumes" / persistent.PLUGIN / name
+            return await asyncio.to_thread(persistent.mount_local, found, folder, group=_fs_group(pod))
+        except persistent.Unusable as why:
+            raise MountError(str(why)) from why
+
     async def refresh(self, pod: Object, facts: Facts) -> None:
         """Bring contents that come from the API up to date. A failure leaves the old contents, and is only logged."""
         for volume in pod["spec"].get("volumes") or ():
             kind = _kind(volume)
-            if kind in {"hostPath", "emptyDir"} or (kind == "csi" and not self._inline.republishes(volume)):
+            if kind in {"hostPath", "emptyDir", "persistentVolumeClaim"} or (
+                kind == "csi" and not self._inline.republishes(volume)
+            ):
                 continue
             try:
                 await self.mount(pod, volume, facts)
@@ -195,6 +223,7 @@ class Volumes:
         Every volume is tried, so that one driver that is away does not hold up another's clean-up.
         """
         problems: list[csi.CsiError] = []
+        _unmount_sub_paths(self.pod_directory(uid) / SUB_PATHS)
         for plugin in _subdirectories(self.pod_directory(uid) / "volumes"):
             for folder in _subdirectories(plugin):
                 try:
@@ -204,6 +233,7 @@ class Volumes:
             with contextlib.suppress(OSError):
                 plugin.rmdir()
         self._tokens = {key: token for key, token in self._tokens.items() if key[0] != uid}
+        self._persistent = {key: name for key, name in self._persistent.items() if key[0] != uid}
         if problems:
             raise problems[0]
 
@@ -213,7 +243,10 @@ class Volumes:
             return
         if mounts.is_mounted(folder):
             mounts.unmount(folder)
-        if not mounts.below(folder):
+        if plugin == persistent.PLUGIN:
+            # What is in it is the volume's own, and stays, should it be mounted still.
+            os.rmdir(folder)
+        elif not mounts.below(folder):
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def remove_pod_directory(self, uid: str) -> bool:
@@ -233,6 +266,19 @@ def _kind(volume: Object) -> str:
     if set(volume) == {"name"}:
         return "emptyDir"
     raise MountError(f"unsupported volume type: {sorted(set(volume) - {'name'})}")
+
+
+def _unmount_sub_paths(folder: Path) -> None:
+    """What is bound there may be a file. Directories go by rmdir and files by unlink, and nothing through a mount."""
+    for point in mounts.below(folder):
+        mounts.unmount(point)
+    for where, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(where, name))
+        for name in folders:
+            os.rmdir(os.path.join(where, name))
+    with contextlib.suppress(FileNotFoundError):
+        folder.rmdir()
 
 
 def _subdirectories(folder: Path) -> list[Path]:
