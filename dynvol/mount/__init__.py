@@ -9,6 +9,7 @@ library is imported, because the mounter, which uses this package too, runs once
     propagation  peer groups and bind mounts, each call a no-op when the table already shows its result
     paths        directories below a root, made and removed without following a symlink or entering a foreign mount
     targets      publish, unpublish, and release what they made
+    held         volumes that kubelet mounts for one pod, shown in others
     caches       what clients have not uploaded yet, on the node's disk
     fuse         what a dead FUSE daemon leaves behind
     usage        the figures of NodeGetVolumeStats

@@ -12,6 +12,7 @@ MountProblem
 │   ├── FileInTheWay
 │   └── MountInTheWay              a mount that must not be entered or covered
 ├── WrongMount                     terminal until someone acts: what is mounted is not what should be
+│   ├── NotHeld                    retryable: kubelet does not have the volume mounted now
 │   ├── StaleMount                 the right directory, but cut off from its source: nothing propagates to it any more
 │   └── StackedMounts              more than one mount on a path that must hold one
 └── ExecutorProblem                retryable
@@ -97,6 +98,10 @@ class WrongMount(MountProblem):
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path}: {why}")
         self.path = path
+
+
+class NotHeld(WrongMount):
+    """Nothing, or something new, is where a volume was mounted a moment ago."""
 
 
 class StaleMount(WrongMount):

@@ -58,7 +58,7 @@ _FLAG_OF_OPTION: Final = {
 
 
 def attach_bind(
-    source: str,
+    source: str | int,
     target: str,
     *,
     propagation: Sequence[Propagation] = (),
@@ -67,8 +67,8 @@ def attach_bind(
     recursive: bool = False,
     beneath: bool = False,
 ) -> None:
-    """Bind `source` to `target` in one step, whatever is there. Propagation changes apply in order, to all that is bound;
-    read-only, and powerless (no set-user-ID bits, no devices), to the top mount alone.
+    """Bind `source`, a path or a descriptor of O_PATH, to `target` in one step, whatever is there. Propagation changes apply in
+    order, to all that is bound; read-only, and powerless (no set-user-ID bits, no devices), to the top mount alone.
 
     With `beneath` it comes under the mount that shows at `target`, here and wherever that one propagated to, and shows once that
     is unmounted. Linux has it since 6.5; before, it is refused (MountError).
@@ -77,7 +77,8 @@ def attach_bind(
         if beneath:
             raise MountError.of(errno.ENOSYS, f"mount beneath {target!r}")
         flags = (MountFlag.RDONLY if read_only else MountFlag.NONE) | (_POWERLESS if powerless else MountFlag.NONE)
-        _attach_from_stage(source, target, propagation=propagation, flags=flags, recursive=recursive)
+        path = source if isinstance(source, str) else f"/proc/self/fd/{source}"
+        _attach_from_stage(path, target, propagation=propagation, flags=flags, recursive=recursive)
         return
     tree = syscalls.open_tree(source, recursive=recursive)
     try:

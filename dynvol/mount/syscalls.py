@@ -126,10 +126,13 @@ def unmount(target: str, *, lazily: bool = False) -> None:
     raise NotMounted(number, call) if number in (errno.EINVAL, errno.ENOENT) else MountError.of(number, call)
 
 
-def open_tree(path: str, *, recursive: bool = False) -> int:
-    """A detached copy of the mount at `path`, held by the returned descriptor alone until `move_mount` attaches it."""
+def open_tree(place: str | int, *, recursive: bool = False) -> int:
+    """A detached copy of the mount at a path, or of what a descriptor has open of one, held by the returned descriptor alone until
+    `move_mount` attaches it."""
+    directory, path = (_AT_FDCWD, place) if isinstance(place, str) else (place, "")
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_SYMLINK_NOFOLLOW | (_AT_RECURSIVE if recursive else 0)
-    return _syscall(_SYS_OPEN_TREE, _AT_FDCWD, path, flags, call=f"open_tree({path!r}, clone, recursive={recursive})")
+    flags |= 0 if path else _AT_EMPTY_PATH
+    return _syscall(_SYS_OPEN_TREE, directory, path, flags, call=f"open_tree({place!r}, clone, recursive={recursive})")
 
 
 def set_attributes(
@@ -192,6 +195,12 @@ def enter_mounts(namespace: int) -> None:
     """Join the mount namespace of a descriptor of /proc/<pid>/ns/mnt. Only a process with a single thread may."""
     if _libc.setns(namespace, _CLONE_NEWNS) != 0:
         raise MountError.of(ctypes.get_errno(), "setns(CLONE_NEWNS)")
+
+
+def sync_filesystem(directory: int) -> None:
+    """syncfs(2): writes what the file system of an open directory has in memory to its disk. Takes as long as that takes."""
+    if _libc.syncfs(directory) != 0:
+        raise MountError.of(ctypes.get_errno(), "syncfs")
 
 
 @functools.cache
