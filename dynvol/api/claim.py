@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from . import names
 from .meta import Condition, ObjectMeta, Projection
 from .providerclass import ANONYMOUS, OF_CLASSES, ClassSpec
 
@@ -58,6 +59,11 @@ class RcloneConfig(Projection, frozen=True):
     """rclone's option → key of the class's Secret that has its value."""
 
 
+class PVCConfig(Projection, frozen=True):
+    claim_name: str
+    sub_path: str = ""
+
+
 class SecretReference(Projection, frozen=True):
     """A Secret of the claim's own namespace."""
 
@@ -72,6 +78,7 @@ class ClaimSpec(Projection, frozen=True):
     storage_provider_class: str = ""
     s3_config: S3Config | None = None
     rclone_config: RcloneConfig | None = None
+    pvc_config: PVCConfig | None = None
     config: dict[str, str] | None = None
     """For providers that are not ours: what they take, as they name it."""
     credentials_secret_ref: SecretReference | None = None
@@ -88,7 +95,7 @@ class ClaimSpec(Projection, frozen=True):
         """The provider, named or else following from which configuration is given; empty if neither."""
         if self.storage_provider:
             return self.storage_provider
-        given = (("s3", self.s3_config), ("rclone", self.rclone_config))
+        given = (("s3", self.s3_config), ("rclone", self.rclone_config), (names.PVC, self.pvc_config))
         return next((name for name, config in given if config is not None), "")
 
     @property
@@ -117,6 +124,8 @@ class ClaimSpec(Projection, frozen=True):
             plain = {f"parameter.{name}": value for name, value in rclone.parameters.items()}
             secret = {f"secret.{name}": key for name, key in rclone.secret_keys.items()}
             return {"type": rclone.type, "path": rclone.path, **plain, **secret}
+        if (pvc := self.pvc_config) is not None:
+            return {"claimName": pvc.claim_name, "subPath": pvc.sub_path}
         return {key: value for key, value in (self.config or {}).items() if key not in (*OF_CLASSES, ANONYMOUS)}
 
 

@@ -15,9 +15,14 @@ class CSIVolume(Projection, frozen=True):
     volume_attributes: dict[str, str] = {}
 
 
+class PersistentVolumeClaimSource(Projection, frozen=True):
+    claim_name: str = ""
+
+
 class Volume(Projection, frozen=True):
     name: str = ""
     csi: CSIVolume | None = None
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
 
 
 class VolumeMount(Projection, frozen=True):
@@ -106,6 +111,37 @@ class Pod(Projection, frozen=True):
     def finished(self) -> bool:
         """All containers have ended for good; kubelet has nothing of it running and never will again."""
         return self.status.phase in ("Succeeded", "Failed")
+
+
+class PersistentVolumeClaimSpec(Projection, frozen=True):
+    access_modes: tuple[str, ...] = ()
+    volume_mode: str = "Filesystem"
+
+
+class PersistentVolumeClaimStatus(Projection, frozen=True):
+    phase: str = ""
+
+
+class PersistentVolumeClaim(Projection, frozen=True):
+    metadata: ObjectMeta = ObjectMeta()
+    spec: PersistentVolumeClaimSpec = PersistentVolumeClaimSpec()
+    status: PersistentVolumeClaimStatus = PersistentVolumeClaimStatus()
+
+
+class EventSeries(Projection, frozen=True):
+    last_observed_time: str | None = None
+
+
+class Event(Projection, frozen=True):
+    """What another component said of an object. Which of the times is set depends on who said it."""
+
+    metadata: ObjectMeta = ObjectMeta()
+    type: str = ""
+    reason: str = ""
+    message: str = ""
+    last_timestamp: str | None = None
+    event_time: str | None = None
+    series: EventSeries | None = None
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

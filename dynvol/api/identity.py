@@ -14,6 +14,7 @@ from typing import Final
 from . import names
 
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, names.GROUP)
+_HOLDER: Final = "dynvol-holder-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,34 @@ class Workload:
         """The inverse of `annotation`. Raises ValueError."""
         namespace, provider_class, policy, pod_uid = text.split("/")
         return cls.of(node=node, namespace=namespace, provider_class=provider_class, policy=policy, pod_uid=pod_uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A PersistentVolumeClaim that holder pods keep mounted on one node, for whichever pods of its namespace want it there.
+
+    Pods whose files belong to different groups have a holder each, since it is by the pod's `fsGroup` that kubelet gives the files
+    of a volume to a group.
+    """
+
+    node: str
+    namespace: str
+    volume_claim: str
+    group: int | None
+
+    @property
+    def uuid(self) -> str:
+        group = "" if self.group is None else str(self.group)
+        return str(uuid.uuid5(_NAMESPACE, "\x1f".join(("holder", self.node, self.namespace, self.volume_claim, group))))
+
+    def pod_name(self, number: int) -> str:
+        """Of the holder pods that follow one another, and for a while are there together, each has a number."""
+        return f"{_HOLDER}{self.uuid}-{number}"
+
+
+def uuid_of_holder(name: str) -> str:
+    """The inverse of `Holding.pod_name`; empty for what is no holder's name."""
+    return name.removeprefix(_HOLDER).rpartition("-")[0] if name.startswith(_HOLDER) else ""
 
 
 def mount_pod_name(uuid: str) -> str:

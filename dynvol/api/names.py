@@ -23,6 +23,9 @@ INJECT: Final = f"{GROUP}/inject"
 """As an annotation of a pod: `"false"` opts out. As a label of a namespace: `enabled` makes its annotations defaults."""
 INJECTED_LABEL: Final = f"{GROUP}/injected"
 
+PVC: Final = "pvc"
+"""The one provider without mount pods: node processes bring its volumes, which holder pods keep mounted."""
+
 # --- What the webhook injects, and what a pod author may write by hand.
 VOLUME_NAME: Final = "dynamic-volume-root-path"
 CLASS_ATTRIBUTE: Final = "storageProviderClass"
@@ -69,6 +72,8 @@ GUARD_FINALIZER: Final = f"{GROUP}/needed-for-removal"
 # --- On a mount pod.
 MOUNT_POD_LABEL: Final = f"{GROUP}/mount-pod"
 """Value: the uuid of the mount pod's root directory."""
+HOLDER_LABEL: Final = f"{GROUP}/holder"
+"""On a holder pod. Value: the uuid of what it holds (`identity.Holding`)."""
 NODE_LABEL: Final = f"{GROUP}/node"
 """Value: `identity.label_value(node name)`, since a node's name may be longer than a label's value."""
 WANTED_ANNOTATION: Final = f"{GROUP}/wanted-mounts"

@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 from . import names
 from .claim import DynamicVolumeClaim
-from .core import Bare, Lease, Namespace, Node, Pod, Secret
+from .core import Bare, Event, Lease, Namespace, Node, PersistentVolumeClaim, Pod, Secret
 from .providerclass import StorageProviderClass
 
 T = TypeVar("T")
@@ -33,6 +33,8 @@ CLAIMS: Final = Resource(names.GROUP, names.VERSION, "dynamicvolumeclaims", name
 CLASSES: Final = Resource(names.GROUP, names.VERSION, "storageproviderclasses", names.CLASS_KIND, False, StorageProviderClass)
 PODS: Final = Resource("", "v1", "pods", "Pod", True, Pod)
 SECRETS: Final = Resource("", "v1", "secrets", "Secret", True, Secret)
+VOLUME_CLAIMS: Final = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", True, PersistentVolumeClaim)
+EVENTS: Final = Resource("", "v1", "events", "Event", True, Event)
 NODES: Final = Resource("", "v1", "nodes", "Node", False, Node)
 NAMESPACES: Final = Resource("", "v1", "namespaces", "Namespace", False, Namespace)
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease", True, Lease)

@@ -19,6 +19,7 @@ from dynvol.mount import providers
 from dynvol.mount.errors import UnsafePath
 from dynvol.mount.paths import components
 from dynvol.mount.providers.contract import Provider
+from dynvol.mount.providers.pvc import NOT_HERE
 from dynvol.mounter.stage import SENT
 
 from .errors import InvalidRequest
@@ -38,6 +39,8 @@ NO_CREDENTIALS: Final = f"{SENT}nothing"
 def wanted(request: wire.MountRequest) -> WantedMount:
     """Raises InvalidRequest, with a sentence for each thing that is wrong."""
     where = path(request.path)
+    if request.provider == names.PVC:
+        raise InvalidRequest(NOT_HERE)
     provider = providers.provider(request.provider)
     problems = [*providers.validate(request.provider, request.parameters), *_presumptions(request)]
     if provider is not None:

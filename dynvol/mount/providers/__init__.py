@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
+from dynvol.api import names
+
 from .contract import Provider
 
-NAMES: Final = ("rclone", "s3")
+NAMES: Final = (names.PVC, "rclone", "s3")
 """Our own."""
 ENTRY_POINTS: Final = "dynvol.providers"
 """The group under which other distributions register theirs: `name = "package.module:Class"`, made without arguments."""
@@ -31,6 +33,10 @@ def provider(name: str) -> Provider | None:
             from .rclone import Rclone
 
             return Rclone()
+        case names.PVC:
+            from .pvc import PVC
+
+            return PVC()
     return _from_outside(name)
 
 
@@ -40,6 +46,12 @@ def _from_outside(name: str) -> Provider | None:
 
     found: Provider | None = next((entry.load()() for entry in entry_points(group=ENTRY_POINTS, name=name)), None)
     return found
+
+
+def reads_secret(name: str) -> bool:
+    """Whether the provider makes any use of a class's Secret. One that is not known might."""
+    found = provider(name)
+    return found is None or bool(found.secret_keys) or found.optional_keys != ()
 
 
 def forget() -> None:

@@ -3,8 +3,8 @@
 The classes are msgspec Structs and not dataclasses although nothing decodes them: the mounter starts under a limit of a
 hundredth of a core, where making one dataclass costs fifty milliseconds of waiting and a Struct one.
 
-A provider whose file system is the kernel's own (nfs) or another volume (pvc) has no program to supervise; it will give a
-second kind of start beside `Command`, and keeps all else.
+A provider whose file system is the kernel's own (nfs) has no program to supervise; it will give a second kind of start beside
+`Command`, and keeps all else. One whose volumes others mount (pvc) never meets the mounter: its `client` raises `Unusable`.
 """
 
 from __future__ import annotations
