@@ -28,7 +28,7 @@ class ClassSpec(Projection, frozen=True):
 
     @property
     def prepares_mount_pods(self) -> bool:
-        return self.parameters.get(names.MOUNT_POD_PARAMETER) == names.PREPARED
+        return self.provider != names.PVC and self.parameters.get(names.MOUNT_POD_PARAMETER) == names.PREPARED
 
     @property
     def secret(self) -> tuple[str, str]:

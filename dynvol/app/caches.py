@@ -10,14 +10,17 @@ import functools
 from typing import Final
 
 from dynvol.api import names
+from dynvol.api.core import Pod
 from dynvol.api.identity import label_value
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, CLASSES, NODES, PODS
 from dynvol.controllers.claimstatus import LeaderView
+from dynvol.controllers.heldvolumes import BY_HOLDER, index_holder
 from dynvol.controllers.matching import BY_LABEL, BY_NAMESPACE, index_by_label
 from dynvol.controllers.view import (
     BY_CLAIM_UID,
     BY_CLASS,
+    BY_ENTRY,
     BY_UID,
     BY_WORKLOAD,
     NodeMounts,
@@ -25,6 +28,7 @@ from dynvol.controllers.view import (
     as_user_of_volumes,
     index_by_claim_uid,
     index_by_class,
+    index_by_entry,
     index_by_namespace,
     index_by_uid,
     index_by_workload,
@@ -34,6 +38,7 @@ from dynvol.kube.client import KubeClient
 from dynvol.runtime.informer import Informer
 from dynvol.runtime.metrics import UNMEASURED, InformerMetrics
 
+HOLDERS: Final = "app.kubernetes.io/name=dynvol,app.kubernetes.io/component=holder"
 MOUNT_PODS: Final = "app.kubernetes.io/name=dynvol,app.kubernetes.io/component=mount-pod"
 
 
@@ -62,7 +67,7 @@ def node_view(
         claims=Informer(
             client.source(CLAIMS),
             name="claims",
-            indexers={BY_LABEL: index_by_label, BY_UID: index_by_uid},
+            indexers={BY_LABEL: index_by_label, BY_UID: index_by_uid, BY_ENTRY: index_by_entry},
             transform=functools.partial(without_other_nodes, node=node),
             metrics=metrics,
         ),
@@ -70,6 +75,13 @@ def node_view(
         nodes=Informer(client.source(NODES, field_selector=f"metadata.name={node}"), name="node", metrics=metrics),
         mounts=mounts,
     )
+
+
+def holder_pods(client: KubeClient, *, node: str, metrics: InformerMetrics = UNMEASURED) -> Informer[Pod]:
+    """The holder pods of one node, in all namespaces, yet to be run. They are not all among the node's pods: some have no node
+    yet."""
+    mine = f"{HOLDERS},{names.NODE_LABEL}={label_value(node)}"
+    return Informer(client.source(PODS, label_selector=mine), name="holders", indexers={BY_HOLDER: index_holder}, metrics=metrics)
 
 
 def leader_view(

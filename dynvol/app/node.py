@@ -14,10 +14,11 @@ import functools
 import gc
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Protocol
 
 from dynvol import __version__
 from dynvol.api import names
@@ -26,11 +27,15 @@ from dynvol.controllers.claimreport import ClaimReporter
 from dynvol.controllers.claimstatus import ClaimStatusController
 from dynvol.controllers.externalvolume import ExternalVolumeController
 from dynvol.controllers.farewell import Farewell
+from dynvol.controllers.heldvolumes import HeldVolumes
+from dynvol.controllers.holders import HolderController
 from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.nodemounts import KernelMounts
+from dynvol.controllers.nodevolumes import KernelVolumes
 from dynvol.controllers.providerclass import ProviderClassController
 from dynvol.controllers.removal import RemovalController
+from dynvol.controllers.showing import ShowingController
 from dynvol.controllers.startuptaint import StartupTaintController
 from dynvol.controllers.view import Instruments, NodeView
 from dynvol.csi.kernel import KernelTargets
@@ -50,10 +55,12 @@ from dynvol.runtime.errors import LeadershipLost
 from dynvol.runtime.leader import LeaderElector
 from dynvol.webhook.rules.classes import review_class
 
-from .caches import leader_view, node_view
+from .caches import holder_pods, leader_view, node_view
 
 log = logs.get(__name__)
 
+HELD_THREADS: Final = 8
+"""For volumes that Kubernetes mounts. Their servers may be silent, and must not keep threads that kubelet's calls need."""
 IMAGE_RETRY: Final = 2.0
 """Seconds between questions for our own image while the API server is away."""
 HEARD_LATELY: Final = 20.0
@@ -101,6 +108,10 @@ async def run(settings: NodeSettings) -> None:
         await work
 
 
+class _Runs(Protocol):
+    async def run(self) -> None: ...
+
+
 class _NodeProcess:
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
@@ -138,13 +149,20 @@ class _NodeProcess:
                 state_dir=state_dir,
                 metrics=self._metrics.informers,
             )
+            volumes = KernelVolumes(
+                state_dir,
+                kubelet_dir=settings.kubelet_dir,
+                watcher=watcher,
+                executor=await stack.enter_async_context(MountExecutor(threads=HELD_THREADS)),
+            )
+            held = HeldVolumes(view, holder_pods(client, node=settings.node_name, metrics=self._metrics.informers), volumes)
             self._check(csi, client, view)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._metrics.watch_loop(), name="event-loop-lag")
-                for informer in (view.pods, view.mount_pods, view.claims, view.classes, view.nodes):
+                for informer in (view.pods, view.mount_pods, view.claims, view.classes, view.nodes, held.holders):
                     tasks.create_task(informer.run(), name=f"informer-{informer.name}")
                 installation = Installation(settings.namespace, await self._image(client), state_dir)
-                self._start_controllers(tasks, view, client, recorder, installation)
+                self._start_controllers(tasks, held, client, recorder, installation)
                 tasks.create_task(mounts.run(), name="mount-table")
                 tasks.create_task(self._campaign(view, client, recorder, self._farewell), name="leader-election")
 
@@ -173,17 +191,29 @@ class _NodeProcess:
             ready.add(f"cache-{informer.name}", holds(lambda i=informer: i.has_synced, "has not synced yet"))  # type: ignore[misc]
 
     def _start_controllers(
-        self, tasks: asyncio.TaskGroup, view: NodeView, client: KubeClient, recorder: EventRecorder, installation: Installation
+        self, tasks: asyncio.TaskGroup, held: HeldVolumes, client: KubeClient, recorder: EventRecorder, installation: Installation
     ) -> None:
         instruments = self._instruments
-        reporter = ClaimReporter(view, client=client, recorder=recorder, instruments=instruments, metrics=self._metrics.mounts)
+        view = held.view
+        reporter = ClaimReporter(
+            view, client=client, recorder=recorder, instruments=instruments, metrics=self._metrics.mounts, held=held
+        )
         volumes = ExternalVolumeController(
             view, client=client, installation=installation, reporter=reporter, instruments=instruments
         )
         mount_pods = MountPodController(view, client=client, instruments=instruments)
         taint = StartupTaintController(view, client=client, readiness=self._health.ready.report, instruments=instruments)
         self._metrics.mounts.states(mounts=reporter.phases, mount_pods=lambda: len(view.mount_pods.store))
-        running = (("claim-report", reporter), ("external-volume", volumes), ("mount-pod", mount_pods), ("startup-taint", taint))
+        holders = HolderController(held, client=client, image=installation.image, instruments=instruments)
+        showing = ShowingController(held, client=client, reporter=reporter, instruments=instruments)
+        running: Sequence[tuple[str, _Runs]] = (
+            ("claim-report", reporter),
+            ("external-volume", volumes),
+            ("mount-pod", mount_pods),
+            ("holder", holders),
+            ("showing", showing),
+            ("startup-taint", taint),
+        )
         for name, work in running:
             tasks.create_task(work.run(), name=name)
 

@@ -21,7 +21,7 @@ from dynvol.api.claim import DynamicVolumeClaim, PodMount
 from dynvol.api.core import Pod
 from dynvol.api.identity import Workload, label_value, uuid_of_mount_pod
 from dynvol.api.meta import now, seconds_since
-from dynvol.api.mounts import UNFLUSHED, MountReport, Phase, WantedMount, overlap
+from dynvol.api.mounts import SOURCE_PREFIX, UNFLUSHED, MountReport, Phase, WantedMount, overlap
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, NODES, PODS
 from dynvol.kube.client import KubeClient
@@ -33,6 +33,7 @@ from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
 from .desired import Attachment, EarlierMounts, wanted_mount, workload
+from .heldvolumes import HeldVolumes
 from .leftovers import Leftovers, look
 from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides, reaching, selected
 from .namesakes import Superseded, expect_same
@@ -73,9 +74,17 @@ class ClaimReporter:
     """`announce`, `troubled`, `solved`, `lacking` and `overdue` are for the external volume controller; the rest goes by itself."""
 
     def __init__(
-        self, view: NodeView, *, client: KubeClient, recorder: EventRecorder, instruments: Instruments, metrics: MountMetrics
+        self,
+        view: NodeView,
+        *,
+        client: KubeClient,
+        recorder: EventRecorder,
+        instruments: Instruments,
+        metrics: MountMetrics,
+        held: HeldVolumes,
     ) -> None:
         self._view = view
+        self._held = held
         self._client = client
         self._recorder = recorder
         self._manager: Final = f"dynvol-node-{label_value(view.node)}"
@@ -96,6 +105,8 @@ class ClaimReporter:
         self.controller.watch(view.pods, self._claims_that_reach, when=pod_decides)
         self.controller.watch(view.classes, self._claims_beside_users, when=class_decides)
         self.controller.watch_changes(view.mount_pods, self._claims_spoken_of)
+        self.controller.watch(held.holders, held.claims_of_holder)
+        held.on_news(self.controller.enqueue)
         view.mount_pods.add_handler(self._count_restarts)
         view.mounts.on_change(self._mounts_changed)
 
@@ -151,6 +162,10 @@ class ClaimReporter:
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
         for uid in {uid for path, source in changed for uid in self._view.claims_at(path, source)}:
             for key in self._claims_by_uid(uid):
+                self.controller.enqueue(key)
+        # A volume that Kubernetes mounted has a source of its own, which says nothing of claims.
+        for path in (path for path, source in changed if not source.startswith(SOURCE_PREFIX)):
+            for key in self._held.claims_about(path):
                 self.controller.enqueue(key)
 
     # --- What the external volume controller tells
@@ -270,6 +285,9 @@ class ClaimReporter:
             if pod_uid not in found:
                 old = had.get(pod_uid) or PodMount(uid=pod_uid, pod="", node=self._view.node, mount_pod=mount_pod)
                 found[pod_uid] = leftover(old, report, at=at)
+        for pod_uid in had.keys() - found.keys():
+            if self._held.is_left(claim.metadata.namespace, had[pod_uid]):
+                found[pod_uid] = leftover(had[pod_uid], None, at=at)
         return tuple(found[uid] for uid in sorted(found))
 
     def _attachments(self, claim: DynamicVolumeClaim) -> Iterable[Attachment]:
@@ -281,6 +299,10 @@ class ClaimReporter:
         old = had.get(attachment.pod.metadata.uid)
         if attachment.volume is None:
             return pod_mount(attachment, Standing(Phase.FAILED), mount_pod="", had=old, at=at)
+        if attachment.claim.spec.provider == names.PVC:
+            wanted = self._held.binding(attachment)
+            stands = self._held.standing(wanted)
+            return pod_mount(attachment, stands, mount_pod=self._held.holder_name(wanted), had=old, at=at)
         served = workload(attachment.pod, attachment.volume)
         return pod_mount(attachment, self._standing(attachment, served), mount_pod=served.mount_pod, had=old, at=at)
 

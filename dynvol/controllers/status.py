@@ -26,7 +26,7 @@ from dynvol.mount.providers.contract import Provider
 from .desired import Attachment, path_in_container
 
 _HARMLESS_WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
-_ORDINARY_STEPS: Final = frozenset({"", "MountPodCreating", "MountPodStarting", "Requested", "NotInMountTable"})
+_ORDINARY_STEPS: Final = frozenset({"", "MountPodCreating", "MountPodStarting", "HolderStarting", "Requested", "NotInMountTable"})
 """Reasons of mounts on their way that a claim's condition does not tell: they are gone before anyone reads them."""
 _NAMED_IN_MESSAGES: Final = 3
 """How many pods a condition's message names before it says how many more there are."""

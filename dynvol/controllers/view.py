@@ -5,7 +5,7 @@ It answers from caches only and changes nothing. `NodeMounts` is the one door to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -16,7 +16,7 @@ import msgspec
 from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim
 from dynvol.api.core import Node, Pod, PodSpec, PodStatus
-from dynvol.api.identity import Workload, mount_pod_name
+from dynvol.api.identity import Workload, mount_pod_name, uuid_of_holder
 from dynvol.api.mounts import (
     SHARED_SOURCE,
     SOURCE_PREFIX,
@@ -42,6 +42,7 @@ BY_WORKLOAD: Final = "workload"
 BY_CLASS: Final = "class"
 BY_UID: Final = "uid"
 BY_CLAIM_UID: Final = "claim"
+BY_ENTRY: Final = "entry"
 SYNC_DEADLINE: Final = 7 * 24 * 3600.0
 """Seconds. Ending the process would not bring the API server back, but would keep pods from starting; /readyz tells meanwhile."""
 
@@ -146,6 +147,13 @@ def index_by_uid(claim: DynamicVolumeClaim) -> Iterable[str]:
     return [claim.metadata.uid]
 
 
+def index_by_entry(claim: DynamicVolumeClaim) -> Iterable[str]:
+    """Informer index of claims: the uids of the pods of which their status speaks, and the keys of the holders."""
+    entries, namespace = claim.status.pods, claim.metadata.namespace
+    holders = {f"{namespace}/{uuid}" for entry in entries if (uuid := uuid_of_holder(entry.mount_pod))}
+    return [*(entry.uid for entry in entries), *holders]
+
+
 def without_other_nodes(claim: DynamicVolumeClaim, *, node: str) -> DynamicVolumeClaim:
     """For the claims' cache of one node: a claim in ten thousand pods has ten thousand entries, of which a hundred are ours."""
     status = msgspec.structs.replace(claim.status, pods=node_entries(claim.status, node), conditions=())
@@ -219,9 +227,16 @@ class NodeView:
 
     def attachments_of(self, uuid: str) -> tuple[Attachment, ...]:
         """What the mount pod of one workload is to serve. Refused ones are nobody's."""
+        return tuple(a for a in self._attached(uuid) if a.claim.spec.provider != names.PVC)
+
+    def held_attachments_of(self, uuid: str) -> tuple[Attachment, ...]:
+        """What this process itself is to bring to one workload."""
+        return tuple(a for a in self._attached(uuid) if a.claim.spec.provider == names.PVC)
+
+    def _attached(self, uuid: str) -> Iterator[Attachment]:
         whose = self.workload(uuid)
         found = (a for pod in self.pods_of(uuid) for a in self.matches.of(pod).values())
-        return tuple(a for a in found if a.volume and workload(a.pod, a.volume) == whose)
+        return (a for a in found if a.volume and workload(a.pod, a.volume) == whose)
 
     def is_to_be_prepared(self, uuid: str) -> bool:
         """Whether a mount pod is to be there though no claim needs one yet. Not for a node that is being emptied."""

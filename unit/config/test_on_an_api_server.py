@@ -13,6 +13,8 @@ import yaml
 
 from dynvol.api import names
 from dynvol.api.core import Node
+from dynvol.api.identity import Holding
+from dynvol.controllers.holderspec import holder_pod
 from dynvol.controllers.startuptaint import removal
 from unit.apiservers import CONFIG, KINDS, Kubectl, apiserver, eventually, needs_kubectl
 
@@ -224,6 +226,78 @@ async def test_a_node_process_puts_its_guard_on_and_takes_it_off(kubectl: Kubect
         assert found["metadata"].get("finalizers") == finalizers
 
 
+def holder(**spec: Any) -> dict[str, Any]:
+    """A holder as a node process makes it, but for what is changed in its `spec` or, under `container`, in that of its
+    container."""
+    made = holder_pod(Holding("mine", "held", "disk", 1000), number=0, image="dynvol", node=None)
+    made["spec"]["containers"][0] |= spec.pop("container", {})
+    made["spec"] |= spec
+    return made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def holding_process(kubectl: Kubectl, node_process: Kubectl) -> Kubectl:
+    """The node process, in a cluster with a namespace `held` that enforces the strictest Pod Security Standard there is."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "held"}}
+    await kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "held", "labels": labels}}, account)
+
+    async def compiled() -> bool:
+        """The policy is what refuses this: Pod Security minds no name."""
+        other = holder()
+        other["metadata"]["name"] = "other"
+        return (await node_process.tried(other))[0] != 0
+
+    await eventually(compiled)
+    return node_process
+
+
+async def test_a_node_process_makes_and_deletes_holders_on_its_node(holding_process: Kubectl) -> None:
+    await holding_process.ok("create", "-f", "-", given=json.dumps(holder()))
+    await holding_process.ok("delete", "pod", "-n", "held", holder()["metadata"]["name"], "--wait=false")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"volumes": [{"name": "volume", "secret": {"secretName": "keys"}}]},
+        {"volumes": [{"name": "volume", "emptyDir": {}}]},
+        {"volumes": [*holder()["spec"]["volumes"], {"name": "more", "emptyDir": {}}]},
+        {"hostPID": True},
+        {"nodeName": "mine"},
+        {"affinity": {}},
+        {"affinity": holder_pod(Holding("other", "held", "disk", None), number=0, image="x", node=None)["spec"]["affinity"]},
+        {"automountServiceAccountToken": True},
+        {"initContainers": holder()["spec"]["containers"]},
+        {"containers": [*holder()["spec"]["containers"], {"name": "more", "image": "x"}]},
+        {"securityContext": {**holder()["spec"]["securityContext"], "runAsUser": 0}},
+        {"container": {"command": ["sh"]}},
+        {"container": {"env": [{"name": "A", "value": "b"}]}},
+        {"container": {"lifecycle": {"preStop": {"exec": {"command": ["sh"]}}}}},
+        {"container": {"securityContext": {"privileged": True}}},
+        {"container": {"volumeMounts": [{"name": "volume", "mountPath": "/volume"}]}},
+    ],
+    ids=lambda changed: json.dumps(changed)[:50],
+)
+async def test_a_node_process_makes_no_other_pods_for_users(holding_process: Kubectl, changed: dict[str, Any]) -> None:
+    status, said = await holding_process.tried(holder(**changed))
+    assert status != 0
+    assert told(holding_process, "holder", said)
+
+
+async def test_a_node_process_deletes_no_pod_of_a_user(kubectl: Kubectl, holding_process: Kubectl) -> None:
+    """Not even one that is a holder by all that its label says."""
+    labels = holder()["metadata"]["labels"]
+    for name in ("users", "dynvol-holder-of-a-user"):
+        container = holder()["spec"]["containers"][0]
+        spec = {**holder()["spec"], "containers": [container], "volumes": [{"name": "volume", "emptyDir": {}}]}
+        metadata = {"name": name, "namespace": "held", "labels": labels}
+        await kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        status, said = await holding_process("delete", "pod", "-n", "held", name, "--wait=false")
+        assert status != 0
+        assert told(holding_process, "holder", said)
+
+
 REPORT = f"{names.REPORT_ANNOTATION}=[]"
 
 
@@ -281,8 +355,12 @@ async def test_a_mount_pod_changes_nothing_else_of_itself(mount_pod: MountPod, p
         ("dynvol-node", "list secrets -n default", False),
         ("dynvol-node", "list secrets -n dynvol-system", False),
         ("dynvol-node", "create pods -n dynvol-system", True),
-        ("dynvol-node", "create pods -n default", False),
-        ("dynvol-node", "delete pods -n default", False),
+        ("dynvol-node", "create pods -n default", True),
+        ("dynvol-node", "delete pods -n default", True),
+        ("dynvol-node", "patch pods -n default", False),
+        ("dynvol-node", "create pods --subresource=exec -n default", False),
+        ("dynvol-node", "get persistentvolumeclaims -n default", True),
+        ("dynvol-node", "list persistentvolumeclaims -n default", False),
         ("dynvol-node", "patch nodes", True),
         ("dynvol-node", "update nodes", False),
         ("dynvol-node", "patch nodes --subresource=status", False),

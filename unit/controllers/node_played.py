@@ -24,6 +24,9 @@ from dynvol.controllers.view import claim_uid_of, reported, told
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import AlreadyExists, Conflict, NotFound
 from dynvol.mount.caches import Leftover
+from dynvol.mount.held import Showing, Volume
+from dynvol.mount.mountinfo import Mount
+from dynvol.mount.paths import Removal
 from dynvol.runtime.informer import Informer
 
 from .tasks import owning
@@ -131,6 +134,28 @@ class Table:
     def _tell(self, path: PurePosixPath, source: str) -> None:
         for handler in self.handlers:
             handler(frozenset({(path, source)}))
+
+
+class NoVolumes:
+    """`NodeVolumes` of a node on which Kubernetes has mounted none."""
+
+    def of_holder(self, pod_uid: str) -> Volume | None:
+        return None
+
+    def places(self, root: PurePosixPath) -> dict[PurePosixPath, Mount]:
+        return {}
+
+    def of_pod(self, pod_uid: str) -> dict[PurePosixPath, Mount]:
+        return {}
+
+    async def show(self, holder_uid: str, volume: Volume, showing: Showing) -> None:
+        raise AssertionError("there is nothing to show")
+
+    async def hide(self, workload_dir: str, mountpoint: str) -> Removal:
+        raise AssertionError("nothing is shown")
+
+    async def settle(self, holder_uid: str, volume: Volume, *, others: Sequence[Volume]) -> bool:
+        raise AssertionError("nothing is held")
 
 
 class _Binding(Projection, frozen=True):

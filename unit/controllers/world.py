@@ -22,10 +22,11 @@ from dynvol.api.meta import Condition, ObjectMeta, Projection
 from dynvol.api.mounts import Phase
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, CLASSES, NAMESPACES, NODES, PODS, SECRETS, Resource
-from dynvol.app.caches import MOUNT_PODS, leader_view, node_view
+from dynvol.app.caches import MOUNT_PODS, holder_pods, leader_view, node_view
 from dynvol.controllers.claimreport import ClaimReporter
 from dynvol.controllers.claimstatus import ClaimStatusController
 from dynvol.controllers.externalvolume import ExternalVolumeController
+from dynvol.controllers.heldvolumes import HeldVolumes
 from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.providerclass import ProviderClassController
@@ -38,7 +39,7 @@ from dynvol.observe.metrics import Metrics
 from dynvol.runtime.informer import Informer
 from dynvol.webhook.rules.classes import review_class
 
-from .node_played import STATE, PlayedMountPods, Table
+from .node_played import STATE, NoVolumes, PlayedMountPods, Table
 from .tasks import owning
 
 CRDS = Path(__file__).parents[2] / "config" / "crd"
@@ -401,13 +402,17 @@ class World:
     def _running(self, process: Process) -> AbstractAsyncContextManager[None]:
         view, client, instruments = process.view, process.client, Instruments()
         metrics = Metrics(process="node").mounts
-        reporter = ClaimReporter(view, client=client, recorder=process.recorder, instruments=instruments, metrics=metrics)
+        held = HeldVolumes(view, holder_pods(client, node=view.node), NoVolumes())
+        reporter = ClaimReporter(
+            view, client=client, recorder=process.recorder, instruments=instruments, metrics=metrics, held=held
+        )
         installation = Installation(self.driver, "image", STATE)
         volumes = ExternalVolumeController(
             view, client=client, installation=installation, reporter=reporter, instruments=instruments
         )
         mount_pods = MountPodController(view, client=client, instruments=instruments)
-        return owning(*(cache.run() for cache in _caches(view)), reporter.run(), volumes.run(), mount_pods.run())
+        caches = (*_caches(view), held.holders)
+        return owning(*(cache.run() for cache in caches), reporter.run(), volumes.run(), mount_pods.run())
 
     def leading(self, process: Process) -> AbstractAsyncContextManager[None]:
         """One term as the leader, of a process that runs."""

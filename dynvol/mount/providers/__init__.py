@@ -48,12 +48,6 @@ def _from_outside(name: str) -> Provider | None:
     return found
 
 
-def reads_secret(name: str) -> bool:
-    """Whether the provider makes any use of a class's Secret. One that is not known might."""
-    found = provider(name)
-    return found is None or bool(found.secret_keys) or found.optional_keys != ()
-
-
 def forget() -> None:
     """Look anew for providers that are not ours."""
     _from_outside.cache_clear()

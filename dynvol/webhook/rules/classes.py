@@ -62,7 +62,7 @@ def review_class(spec: ClassSpec) -> Verdict:
 
 def _credentials(spec: ClassSpec) -> Iterator[str]:
     provider = providers.provider(spec.provider)
-    if provider is None or not providers.reads_secret(spec.provider):
+    if provider is None:
         return
     namespace, name = spec.secret
     keys = " and ".join(provider.secret_keys) or "the credentials"

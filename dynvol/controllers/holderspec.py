@@ -1,0 +1,109 @@
+"""A holder pod: the manifest, and what a pod must look like to be taken for one.
+
+It does nothing but exist. Kubelet mounts for it what its only container mentions; the container has no rights and needs none, and
+so passes the `restricted` Pod Security Standard, which namespaces of users often enforce. What may be made in these namespaces is
+held to this shape by a policy as well (config/rbac/holder-policy.yaml); whoever changes one changes the other. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from dynvol.api import names
+from dynvol.api.core import Node, Pod
+from dynvol.api.identity import Holding, label_value
+from dynvol.mount.held import CONTAINER
+
+Manifest = dict[str, Any]
+
+GRACE: Final = 600
+"""Seconds that a holder which someone deletes stays while it is needed. It ends when the node process says so: the first process
+of a container hears no SIGTERM that it does not ask for."""
+_VOLUME: Final = "volume"
+_NOBODY: Final = 65534
+_ALL: Final = "."
+"""As a `subPath`: the whole volume, through kubelet's own bind of it (`dynvol.mount.held`)."""
+
+
+def holder_pod(holding: Holding, *, number: int, image: str, node: Node | None) -> Manifest:
+    """The scheduler puts it on its node, rather than we: so volumes are bound that wait for their first consumer, and limits of
+    volumes, zones and room are seen to, in words. Its node owns it, as it owns mount pods (`mountpodspec`)."""
+    owner = node.metadata if node else None
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": holding.pod_name(number),
+            "namespace": holding.namespace,
+            "labels": labels(holding),
+            # Whoever adds containers to the pods of this namespace, we too, has no business in it.
+            "annotations": {names.INJECT: "false", "sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"},
+            **({"ownerReferences": [_owner_reference(owner.name, owner.uid)]} if owner else {}),
+        },
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": GRACE,
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": _pinned_to(holding.node),
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": _NOBODY,
+                "runAsGroup": _NOBODY,
+                "seccompProfile": {"type": "RuntimeDefault"},
+                **({} if holding.group is None else {"fsGroup": holding.group, "fsGroupChangePolicy": "OnRootMismatch"}),
+            },
+            "containers": [_container(image)],
+            "volumes": [{"name": _VOLUME, "persistentVolumeClaim": {"claimName": holding.volume_claim}}],
+        },
+    }
+
+
+def labels(holding: Holding) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "dynvol",
+        "app.kubernetes.io/component": "holder",
+        names.HOLDER_LABEL: holding.uuid,
+        names.NODE_LABEL: label_value(holding.node),
+    }
+
+
+def _container(image: str) -> Manifest:
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["sleep", "infinity"],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "resources": {"requests": {"cpu": "1m", "memory": "4Mi"}, "limits": {"cpu": "50m", "memory": "16Mi"}},
+        "volumeMounts": [{"name": _VOLUME, "mountPath": "/volume", "subPath": _ALL}],
+    }
+
+
+def _owner_reference(name: str, uid: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid, "controller": True}
+
+
+def _pinned_to(node: str) -> Manifest:
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def holds(pod: Pod, holding: Holding) -> bool:
+    """Whether what kubelet has mounted for this pod is the volume that is meant, and can be nothing else.
+
+    Users can make pods with any name and label in their namespaces, and a Secret looks like any volume where kubelet mounts it.
+    """
+    if pod.metadata.namespace != holding.namespace or len(pod.spec.volumes) != 1:
+        return False
+    (volume,) = pod.spec.volumes
+    source = volume.persistent_volume_claim
+    containers = [c for c in (*pod.spec.containers, *pod.spec.init_containers) if c.name == CONTAINER]
+    if source is None or source.claim_name != holding.volume_claim or len(containers) != 1 or not containers[0].volume_mounts:
+        return False
+    first = containers[0].volume_mounts[0]
+    return (first.name, first.sub_path) == (volume.name, _ALL)
