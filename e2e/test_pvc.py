@@ -1,0 +1,232 @@
+"""PersistentVolumeClaims in running pods: held on the node by a pod of Kubernetes' own kind, shown by the node process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e import manifests
+from e2e.conftest import World
+
+
+def _affinity(**requirement: object) -> dict[str, Any]:
+    terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", **requirement}]}]
+    return {"required": {"nodeSelectorTerms": terms}}
+
+
+ANYWHERE = _affinity(operator="Exists")
+NOWHERE = _affinity(operator="In", values=["no-such-node"])
+HOLDERS = "--selector=app.kubernetes.io/component=holder"
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """PersistentVolumes of one test, each with its claim."""
+
+    world: World
+    folder: Path
+    made: list[str]
+
+    def make(self, name: str, *, claim: dict[str, Any] | None = None, **spec: Any) -> None:
+        """A volume on the node's disk, with a file in it, and a claim that is to be bound to it, but for what `claim` says."""
+        volume = f"{self.world.namespace}-{name}"
+        (self.folder / name / "users" / "alice").mkdir(parents=True)
+        (self.folder / name / "readme").write_text(name)
+        (self.folder / name / "users" / "alice" / "notes").write_text("of alice")
+        common = {"accessModes": ["ReadWriteOnce"], "storageClassName": volume}
+        source = {"hostPath": {"path": str(self.folder / name)}} if "local" not in spec else {}
+        body = {**common, "capacity": {"storage": "1Gi"}, **source, **spec}
+        self.made.append(volume)
+        asked = {**common, "resources": {"requests": {"storage": "1Gi"}}, **(claim or {})}
+        self.world.kubectl.apply(
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume}, "spec": body},
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": asked},
+        )
+
+    def on_disk(self, name: str) -> Path:
+        return self.folder / name
+
+
+@pytest.fixture
+def volumes(world: World, tmp_path: Path) -> Iterator[Volumes]:
+    world.kubectl.apply(manifests.provider_class(f"{world.provider_class}-pvc", secret="", secret_namespace="", provider="pvc"))
+    made = Volumes(world, tmp_path, [])
+    try:
+        yield made
+    finally:
+        world.kubectl.delete("dvc", "--all", timeout=90)
+        world.kubectl.delete("pvc", "--all", "--wait=false")
+        for name in made.made:
+            world.kubectl.delete("pv", name, "--ignore-not-found", wait=False)
+
+
+def claim(name: str, volume_claim: str, *, sub_path: str = "", mountpoint: str = "/data", **spec: Any) -> dict[str, Any]:
+    config = {"claimName": volume_claim, **({"subPath": sub_path} if sub_path else {})}
+    written = {"mountpoint": mountpoint, "pvcConfig": config, "selector": {"matchLabels": {"app": "web"}}, **spec}
+    return {"apiVersion": manifests.API, "kind": "DynamicVolumeClaim", "metadata": {"name": name}, "spec": written}
+
+
+def in_pods(world: World, **more: Any) -> list[str]:
+    return world.in_class(f"{world.provider_class}-pvc").deploy(**more)
+
+
+def holders(world: World) -> list[str]:
+    return [pod["metadata"]["name"] for pod in world.kubectl.list("pods", HOLDERS)]
+
+
+def test_a_running_pod_gains_and_loses_a_volume(world: World, volumes: Volumes) -> None:
+    """With nothing else of dynvol in it. The claim's end is the holder's: after that the volume is nobody's."""
+    volumes.make("disk")
+    (pod,) = in_pods(world)
+
+    world.kubectl.apply(claim("data", "disk"))
+    world.ready("data")
+    assert world.read(pod, "/data/readme") == "disk"
+    assert world.kubectl.exec(pod, "sh", "-c", f"echo made here > {manifests.ROOT}/data/made").code == 0
+    assert len(holders(world)) == 1
+    world.kubectl.delete("dvc", "data")
+
+    assert world.misses(pod, "/data/readme")
+    assert holders(world) == []
+    assert world.restarts(pod) == 0
+    assert (volumes.on_disk("disk") / "made").read_text() == "made here\n"
+
+
+def test_pods_of_a_node_share_a_holder_and_see_their_own_directory_of_the_volume(world: World, volumes: Volumes) -> None:
+    volumes.make("disk")
+    pods = in_pods(world, replicas=2)
+    world.kubectl.apply(claim("alice", "disk", sub_path="users/alice"), claim("all", "disk", mountpoint="/all", readOnly=True))
+    world.ready("alice")
+    world.ready("all")
+    for pod in pods:
+        assert world.read(pod, "/data/notes") == "of alice"
+        assert world.read(pod, "/all/readme") == "disk"
+        refused = world.kubectl.exec(pod, "touch", f"{manifests.ROOT}/all/no")
+        assert "Read-only file system" in refused.said
+        assert world.kubectl.exec(pod, "ls", f"{manifests.ROOT}/data/..").out.split() == ["all", "data"]
+    nodes = {world.kubectl.get("pod", pod)["spec"]["nodeName"] for pod in pods}
+    assert len(holders(world)) == len(nodes)
+
+
+def test_a_sub_path_leads_nowhere_else(world: World, volumes: Volumes) -> None:
+    """A program may plant a link in its volume; what is outside of that is not shown for it."""
+    volumes.make("disk")
+    (pod,) = in_pods(world)
+    (volumes.on_disk("disk") / "way-out").symlink_to("/etc")
+    world.kubectl.apply(claim("out", "disk", sub_path="way-out"), claim("none", "disk", sub_path="missing", mountpoint="/none"))
+    world.settles(lambda: world.condition("out", "Ready")["reason"] == "SubPathRefused")
+    world.settles(lambda: world.condition("none", "Ready")["reason"] == "SubPathNotFound")
+    assert "symbolic link" in world.condition("out", "Ready")["message"]
+    assert world.misses(pod, "/data")
+    (volumes.on_disk("disk") / "missing").mkdir()
+    world.ready("none")
+
+
+def test_a_claim_that_names_another_volume_is_followed(world: World, volumes: Volumes) -> None:
+    volumes.make("one")
+    volumes.make("two")
+    (pod,) = in_pods(world)
+    world.kubectl.apply(claim("data", "one"))
+    world.ready("data")
+    world.kubectl.apply(claim("data", "two"))
+    world.settles(lambda: world.kubectl.exec(pod, "cat", f"{manifests.ROOT}/data/readme").out == "two")
+    world.settles(lambda: len(holders(world)) == 1, what="the first volume's holder is gone")
+    assert world.restarts(pod) == 0
+
+
+def test_a_volume_that_waits_for_its_first_consumer_comes(world: World, volumes: Volumes) -> None:
+    """The holder is the consumer. The volume is on the pod's node, and can be on no other."""
+    (pod,) = in_pods(world)
+    node = world.kubectl.get("pod", pod)["spec"]["nodeName"]
+    provisioner, mode = "kubernetes.io/no-provisioner", "WaitForFirstConsumer"
+    name = f"{world.namespace}-disk"
+    storage_class = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}}
+    world.kubectl.apply({**storage_class, "provisioner": provisioner, "volumeBindingMode": mode})
+    try:
+        affinity = _affinity(operator="In", values=[node])
+        volumes.make("disk", local={"path": str(volumes.folder / "disk")}, nodeAffinity=affinity)
+        world.kubectl.apply(claim("data", "disk"))
+        world.ready("data")
+        assert world.read(pod, "/data/readme") == "disk"
+    finally:
+        world.kubectl.delete("storageclass", name)
+
+
+def test_a_holder_that_is_deleted_gets_a_successor_before_it_goes(world: World, volumes: Volumes) -> None:
+    """A program that reads on and on never meets an error, and keeps the file that it has open."""
+    volumes.make("disk")
+    (pod,) = in_pods(world)
+    world.kubectl.apply(claim("data", "disk"))
+    world.ready("data")
+    data = f"{manifests.ROOT}/data"
+    reading = f"exec 3>> {data}/log; while cat {data}/readme; do echo x >&3 || break; sleep 0.02; done"
+    world.kubectl.exec(pod, "sh", "-c", f"({reading}; touch /tmp/failed) > /dev/null 2>&1 &")
+    (first,) = holders(world)
+
+    world.kubectl.delete("pod", first, timeout=90)
+
+    (second,) = holders(world)
+    assert second != first
+    assert world.kubectl.exec(pod, "ls", "/tmp/failed").code != 0
+    assert world.phases("data") == {pod: "Mounted"}
+
+
+def test_a_killed_node_process_finds_all_as_it_is_to_be(world: World, volumes: Volumes) -> None:
+    volumes.make("disk")
+    (pod,) = in_pods(world)
+    world.kubectl.apply(claim("data", "disk"))
+    world.ready("data")
+    assert world.ground.kill("dynvol node") > 0
+    assert world.read(pod, "/data/readme") == "disk"
+    world.kubectl.delete("dvc", "data", timeout=90)
+    assert world.misses(pod, "/data/readme")
+    assert holders(world) == []
+
+
+def test_a_pods_end_frees_the_volume(world: World, volumes: Volumes) -> None:
+    """And a PersistentVolumeClaim that is deleted while it is shown stays until then, as Kubernetes has it."""
+    volumes.make("disk")
+    world.kubectl.apply(manifests.pod("web", annotations=manifests.opted_in(f"{world.provider_class}-pvc")))
+    world.kubectl.wait("pod/web", condition="condition=Ready")
+    world.kubectl.apply(claim("data", "disk"))
+    world.ready("data")
+    world.kubectl.delete("pvc", "disk", wait=False)
+    assert world.read("web", "/data/readme") == "disk"
+
+    world.kubectl.delete("pod", "web")
+
+    world.settles(lambda: holders(world) == [], what="the holder is gone")
+    world.settles(lambda: world.kubectl.list("pvc") == [], what="nothing protects the claim any more")
+
+
+def test_what_cannot_be_shown_is_said(world: World, volumes: Volumes) -> None:
+    """In the claim's condition, and of the scheduler's and kubelet's own words where they have any."""
+    one_pod = {"accessModes": ["ReadWriteOncePod"]}
+    volumes.make("alone", claim=one_pod, **one_pod)
+    volumes.make("device", claim={"volumeMode": "Block"}, volumeMode="Block", local={"path": "/dev/null"}, nodeAffinity=ANYWHERE)
+    volumes.make("unbound", claim={"storageClassName": "nobodys"})
+    volumes.make("elsewhere", local={"path": "/srv"}, nodeAffinity=NOWHERE)
+    in_pods(world)
+    reasons = {
+        "nowhere": "VolumeClaimNotFound",
+        "alone": "VolumeIsForOnePod",
+        "device": "VolumeIsBlockDevice",
+        "unbound": "VolumeClaimNotBound",
+        "elsewhere": "HolderUnschedulable",
+    }
+    world.kubectl.apply(*(claim(name, name, mountpoint=f"/{name}") for name in reasons))
+    world.settles(lambda: {name: entry(world, name).get("reason") for name in reasons} == reasons)
+    assert "unbound" in world.condition("unbound", "Ready")["message"]
+    assert "node affinity" in world.condition("elsewhere", "Ready")["message"]
+    world.kubectl.delete("dvc", "--all")
+    assert holders(world) == []
+
+
+def entry(world: World, name: str) -> dict[str, Any]:
+    """What a claim says of its only pod."""
+    pods: list[dict[str, Any]] = world.kubectl.get("dvc", name).get("status", {}).get("pods", [])
+    return pods[0] if pods else {}
