@@ -17,11 +17,12 @@ from pathlib import Path, PurePosixPath
 
 from dynvol.api import names
 from dynvol.api.core import Pod
-from dynvol.app.caches import leader_view, node_view
+from dynvol.app.caches import holder_pods, leader_view, node_view
 from dynvol.controllers.claimreport import ClaimReporter
 from dynvol.controllers.claimstatus import ClaimStatusController
 from dynvol.controllers.desired import workloads
 from dynvol.controllers.externalvolume import ExternalVolumeController
+from dynvol.controllers.heldvolumes import HeldVolumes
 from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.view import Instruments, NodeView
@@ -33,7 +34,7 @@ from dynvol.runtime.metrics import Unmeasured
 from dynvol.runtime.store import Change
 from e2e.bench.programs import READY, cpu_seconds, lines, say, tell
 from e2e.bench.scene import DRIVER, node_name
-from unit.controllers.node_played import STATE, PlayedMountPods, Table
+from unit.controllers.node_played import STATE, NoVolumes, PlayedMountPods, Table
 
 
 class Counted(Unmeasured):
@@ -68,8 +69,9 @@ async def node(name: str, kubeconfig: Path, stage: KubeClient, counted: Counted)
         view.pods.add_handler(publish)
         await stack.enter_async_context(PlayedMountPods(stage, table, node=name, namespace=DRIVER).running())
         instruments = Instruments()
+        held = HeldVolumes(view, holder_pods(client, node=name, metrics=counted), NoVolumes())
         reporter = ClaimReporter(
-            view, client=client, recorder=recorder, instruments=instruments, metrics=Metrics(process="node").mounts
+            view, client=client, recorder=recorder, instruments=instruments, metrics=Metrics(process="node").mounts, held=held
         )
         installation = Installation(DRIVER, "image", STATE)
         volumes = ExternalVolumeController(
@@ -86,7 +88,7 @@ async def node(name: str, kubeconfig: Path, stage: KubeClient, counted: Counted)
                 tasks.create_task(claims.run(), name="claim-status")
 
         elector = LeaderElector(client.lease_lock(DRIVER, names.LEADER_LEASE), name=names.LEADER_LEASE, identity=name)
-        caches = (view.pods, view.mount_pods, view.claims, view.classes, view.nodes)
+        caches = (view.pods, view.mount_pods, view.claims, view.classes, view.nodes, held.holders)
         work = (*(cache.run() for cache in caches), reporter.run(), volumes.run(), mount_pods.run(), elector.run(lead))
         running = [asyncio.create_task(each, name=name) for each in work]
         try:
