@@ -15,8 +15,9 @@ import pytest
 from dynvol.api import names
 from dynvol.api.mounts import Phase, WantedMount, own_secret_prefix
 from dynvol.mounter.secretwatch import watching
+from dynvol.mounter.tools import Timing
 
-from .stagehand import Hand, engine, in_thread, prepare, wanted
+from .stagehand import QUICK, Hand, engine, in_thread, prepare, wanted
 from .storage import ACCESS_KEY, OWN_KEY, SECRET_KEY, Key, Storage, serving
 
 pytestmark = pytest.mark.root
@@ -28,14 +29,14 @@ WRONG: Key = ("mine-access", "not-the-secret")
 Story = Callable[[Hand, Storage], Awaitable[None]]
 
 
-def play(playground: str, story: Story, *, secret: dict[str, str]) -> None:
+def play(playground: str, story: Story, *, secret: dict[str, str], timing: Timing = QUICK) -> None:
     """`secret` is the class's."""
 
     async def scene() -> None:
         with serving(Path(playground, "s3")) as storage:
             storage.up(OWN_KEY, MINE)
             storage.make_bucket("bucket-a", hello="hello from a\n")
-            async with engine(prepare(playground, secret=secret)) as hand:
+            async with engine(prepare(playground, secret=secret), timing=timing) as hand:
                 with watching(hand.stage.credentials, hand.engine.refresh_credentials):
                     await story(hand, storage)
 
@@ -119,6 +120,19 @@ def test_a_changed_secret_of_a_claim_is_used_without_a_restart_and_a_deleted_one
         assert await in_thread((hand.shown() / "hello").read_text) == "hello from a\n"
 
     play(playground, story, secret={})
+
+
+def test_a_secret_that_is_corrected_is_tried_at_once(playground: str) -> None:
+    """However long the pause that the failure with the wrong one has led to."""
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        give(hand, "mine", WRONG)
+        mount = naming("mine", wanted(storage))
+        await hand.failed(mount)
+        give(hand, "mine", MINE)
+        await hand.mounted(mount)
+
+    play(playground, story, secret={}, timing=msgspec.structs.replace(QUICK, lasting_retry=100, last_retry=100))
 
 
 def _only(hand: Hand) -> int:
