@@ -15,6 +15,7 @@ from typing import Final
 from dynvol.api import names
 from dynvol.api.claim import digest
 from dynvol.api.mounts import WantedMount
+from dynvol.api.providerclass import ANONYMOUS
 from dynvol.mount import providers
 from dynvol.mount.errors import UnsafePath
 from dynvol.mount.paths import components
@@ -90,6 +91,8 @@ def _credentials_problems(request: wire.MountRequest, provider: Provider) -> Ite
     name = request.credentials_name
     if request.credentials and name:
         yield "credentials and credentials_name exclude each other"
+    if (request.credentials or name) and request.parameters.get(ANONYMOUS):
+        yield f"credentials and the parameter {ANONYMOUS} exclude each other"
     if name and (not _SET.fullmatch(name) or name.startswith(SENT)):
         yield f"{name[:64]!r} cannot be the name of a set of credentials"
     if name and provider.sends_secrets:

@@ -66,6 +66,15 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         assert complaint in str(told.value)
 
 
+def test_public_storage_is_asked_for_without_credentials() -> None:
+    public = {**BUCKET, "anonymous": "true"}
+    assert meant(parameters=public).parameters == public
+    with pytest.raises(InvalidRequest, match="anonymous exclude each other"):
+        meant(parameters=public, credentials=KEYS)
+    with pytest.raises(InvalidRequest, match="anonymous exclude each other"):
+        meant(parameters=public, held="team-a")
+
+
 @pytest.mark.parametrize("name", ["..", "a/b", ".hidden", "A", "x" * 64, f"{SENT}1"])
 def test_the_name_of_a_set_of_credentials_is_no_path_and_no_senders(name: str) -> None:
     with pytest.raises(InvalidRequest, match="set of credentials"):
