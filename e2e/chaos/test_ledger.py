@@ -55,6 +55,18 @@ def test_a_file_that_was_written_again_may_hold_either_but_nothing_older(ledger:
     assert len(ledger.lost({"a": digest("a#1", 10)})) == 1
 
 
+def test_a_file_whose_program_was_killed_while_it_wrote_it_again_may_be_there_in_part(ledger: Ledger) -> None:
+    size = 10_000
+    say(ledger, f"1 try /m a#1 {size}", f"2 done /m a#1 {size}", f"3 try /m a#2 {size}")
+    new = body("a#2", size)
+    for there in (b"", new[:4096], new[:8192], new):
+        assert ledger.lost({"a": hashlib.md5(there).hexdigest()}) == []
+    for elsewhere in (b"x", new[:100], body("a#1", size)[:4096], body("a#3", size)):
+        assert len(ledger.lost({"a": hashlib.md5(elsewhere).hexdigest()})) == 1
+    say(ledger, f"4 done /m a#2 {size}")
+    assert len(ledger.lost({"a": hashlib.md5(b"").hexdigest()})) == 1
+
+
 def test_what_is_proven_is_forgotten_but_for_a_sample(ledger: Ledger) -> None:
     for number in (1, 2, 10):
         say(ledger, f"{number} try /m a-{number}#{number} 10", f"{number}.5 done /m a-{number}#{number} 10")
