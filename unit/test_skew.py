@@ -129,7 +129,7 @@ def test_a_phase_that_this_version_does_not_know_is_neither_mounted_nor_refused(
     assert [report.phase for report in reports] == [Phase.MOUNTING, Phase.MOUNTED], "and it takes no other entry along"
 
     serving = Serving("mount-pod", pod=_running_mount_pod(), reports={report.path: report for report in reports})
-    found = standing(wanted, serving, waits=False, in_table=lambda _: True)
+    found = standing(wanted, serving, told=True, waits=False, in_table=lambda _: True)
     assert found == Standing(Phase.MOUNTING, "ReadingBack", "reading a sample back")
 
 

@@ -115,7 +115,12 @@ class _WebhookProcess:
     async def _serve(self, view: InformedView, keeper: CertificateKeeper, asked: asyncio.Task[Any]) -> None:
         """Until `asked`, and a little longer."""
         reviewers = Reviewers(view)
-        routes = {"/mutate-pods": reviewers.pod, "/validate-claims": reviewers.claim, "/validate-classes": reviewers.provider_class}
+        routes = {
+            "/mutate-pods": reviewers.pod,
+            "/mutate-claims": reviewers.new_claim,
+            "/validate-claims": reviewers.claim,
+            "/validate-classes": reviewers.provider_class,
+        }
         app = application(routes, metrics=self._metrics.admission)
         host, port = self._settings.listen
         async with serving(app, host=host, port=port, context=keeper.context):

@@ -322,7 +322,7 @@ class ClaimReporter:
         serving = Serving(served.mount_pod, mount_pod, reports, problem)
         waits = not is_told and EarlierMounts(reports.values()).in_the_way(wanted)
         root = served.root(self._view.state_dir)
-        return standing(wanted, serving, waits=waits, in_table=lambda w: self._view.is_mounted(w, root=root))
+        return standing(wanted, serving, told=is_told, waits=waits, in_table=lambda w: self._view.is_mounted(w, root=root))
 
     def _shortage(self, wanted: WantedMount, mount_pod: Pod | None, provider_class: StorageProviderClass) -> str:
         others = (mount for mount in told(mount_pod) if mount.key != wanted.key)

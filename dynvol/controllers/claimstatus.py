@@ -6,6 +6,7 @@ for ever. With no leader, claims are mounted and unmounted all the same; only th
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ log = logs.get(__name__)
 
 FIELD_MANAGER: Final = "dynvol-leader"
 AGAIN: Final = RequeueAfter(1.0)
+FIRST_SUM: Final = 1.0
+"""Seconds for which a new claim need not say that its mounts are on their way: a warm mount pod takes less to bring them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class ClaimStatusController:
     def __init__(self, view: LeaderView, *, client: KubeClient, instruments: Instruments) -> None:
         self._view = view
         self._client = client
+        self._new: dict[str, tuple[str, float]] = {}
+        """Claim's key → its uid, and since when, on the loop's clock, that is all there is to say of it. Saves a write, no more."""
         self.controller: Final[Controller] = instruments.controller("claim-status", self.reconcile, workers=4)
         self.controller.watch(view.claims, lambda claim: [claim.metadata.key])
         self.controller.watch(view.pods, self._claims_that_reach, when=pod_decides)
@@ -83,6 +88,7 @@ class ClaimStatusController:
         """1. Drop what vanished nodes said. 2. Let a deleted claim go when no pod has it. 3. Sum up."""
         claim = self._view.claims.store.get(key)
         if claim is None:
+            self._new.pop(key, None)
             return DONE
         try:
             if await self._drop_vanished(claim):
@@ -90,12 +96,11 @@ class ClaimStatusController:
             if claim.metadata.deleting and not claim.status.pods:
                 await remove_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER)
                 return DONE
-            await self._sum_up(claim)
+            return await self._sum_up(claim)
         except Conflict:
             return AGAIN
         except (NotFound, Superseded):
             return DONE
-        return DONE
 
     async def _drop_vanished(self, claim: DynamicVolumeClaim) -> bool:
         suspects = {e.node for e in claim.status.pods if self._view.nodes.store.get(e.node) is None}
@@ -118,7 +123,7 @@ class ClaimStatusController:
             return False
         return True
 
-    async def _sum_up(self, claim: DynamicVolumeClaim) -> None:
+    async def _sum_up(self, claim: DynamicVolumeClaim) -> Result:
         pods = self._view.pods.store.by_index(BY_NAMESPACE, claim.metadata.namespace)
         leaving = frozenset(p.metadata.uid for p in pods if p.metadata.deleting)
         classes = self._view.class_map()
@@ -126,7 +131,9 @@ class ClaimStatusController:
         reached = [p for p in staying if reaches(claim, p) and attachments(p, [claim], classes)]
         status = claim_status(claim, pods=reached, leaving=leaving, classes=classes, at=now())
         if status == msgspec.structs.replace(claim.status, pods=()):
-            return
+            return DONE
+        if (patience := self._patience(claim, status)) > 0.0:
+            return RequeueAfter(patience)
         written = await self._client.apply(
             CLAIMS,
             claim.metadata.name,
@@ -136,6 +143,22 @@ class ClaimStatusController:
             subresource="status",
         )
         expect_same(claim.metadata, written.metadata)
+        return DONE
+
+    def _patience(self, claim: DynamicVolumeClaim, status: ClaimStatus) -> float:
+        """Seconds for which the first sum may wait for a better one."""
+        key, uid, at = claim.metadata.key, claim.metadata.uid, asyncio.get_running_loop().time()
+        known, since = self._new.get(key, ("", at))
+        if claim.status.observed_generation or not _is_under_way(status):
+            self._new.pop(key, None)
+            return 0.0
+        self._new[key] = uid, since if known == uid else at
+        return self._new[key][1] + FIRST_SUM - at
+
+
+def _is_under_way(status: ClaimStatus) -> bool:
+    """All is as it should be, but not all is done."""
+    return {(c.type, c.reason) for c in status.conditions} == {("Accepted", "Accepted"), ("Ready", "Progressing")}
 
 
 def _body(status: ClaimStatus) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What claims and classes say of themselves: pure functions from what is known to what is written.
 
 A node speaks for the pods that it runs (`pod_mount`); the leader sums up (`claim_status`, `class_status`). A mount counts as
-mounted only if the mount pod says so, its container runs, *and* this node's own mount table shows the right source at its path.
+mounted only if this node's own mount table shows the right source at its path, its mount pod runs, and says nothing else.
 """
 
 from __future__ import annotations
@@ -57,13 +57,21 @@ class Standing:
     message: str = ""
 
 
-def standing(wanted: WantedMount, serving: Serving, *, waits: bool, in_table: Callable[[WantedMount], bool]) -> Standing:
-    """How one wanted mount stands. `waits`: an earlier mount at its path has yet to go."""
+def standing(
+    wanted: WantedMount, serving: Serving, *, told: bool, waits: bool, in_table: Callable[[WantedMount], bool]
+) -> Standing:
+    """How one wanted mount stands. `told`: its mount pod knows of it; `waits`: an earlier mount at its path has yet to go.
+
+    A mounter shows nothing before it works, and says so a moment later; if it stops working, it says that at once. So what shows
+    and is not spoken of is mounted.
+    """
     report = serving.reports.get(wanted.path)
     current = report if report and (report.claim_uid, report.spec_hash) == (wanted.claim_uid, wanted.spec_hash) else None
     running = serving.pod is not None and container_runs(serving.pod)
     if current and current.phase == Phase.MOUNTED and running and in_table(wanted):
         return Standing(Phase.MOUNTED, current.reason, current.message)
+    if report is None and told and running and in_table(wanted):
+        return Standing(Phase.MOUNTED)
     if serving.problem is not None:
         return Standing(Phase.FAILED, serving.problem.reason, serving.problem.message)
     if (trouble := mount_pod_trouble(serving)) is not None:

@@ -14,7 +14,7 @@ import contextlib
 import errno
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeGuard
 
 import msgspec
@@ -53,6 +53,8 @@ class Engine:
         self._busy: set[str] = set()
         self._failures: dict[str, Finding] = {}
         self._reported: dict[str, MountReport] = {}
+        self._recorded: frozenset[str] | None = None
+        """The keys of what the last report that arrived speaks of; None if nobody is reported to."""
         self._closing = False
         self._yielded = False
         self._wake: Final = asyncio.Event()
@@ -66,6 +68,11 @@ class Engine:
         """All mounts that there should be. Ignored once the engine closes."""
         if not self._closing:
             self._want(wanted)
+
+    def on_record(self, keys: Iterable[str]) -> None:
+        """A report of the mounts with these keys (`WantedMount.key`) has arrived."""
+        self._recorded = frozenset(keys)
+        self._wake.set()
 
     def adopt(self, left: Sequence[WantedMount]) -> None:
         """Before `run`: what earlier mounters left caches of. What is not wanted again is uploaded, and reported until it is."""
@@ -164,7 +171,17 @@ class Engine:
 
     def _decide(self) -> list[Action]:
         left = self._left.values() if self._told else ()
-        return decide(self._accepted, shown=self._shown(), sessions=self._views(), busy=self._busy, left=left)
+        decided = decide(self._accepted, shown=self._shown(), sessions=self._views(), busy=self._busy, left=left)
+        return [action for action in decided if not isinstance(action, Hide) or self._may_hide(action)]
+
+    def _may_hide(self, action: Hide) -> bool:
+        """What goes for good must have been reported first. The node process lets go of a claim that it is not told of any more and
+        that no mount shows; from then on the report alone says that its data is still on the way."""
+        session = self._sessions.get(action.source)
+        if self._recorded is None or self._closing or session is None:
+            return True
+        key = session.key_at(action.path)
+        return key in self._recorded or key in {mount.key for mount in self._accepted}
 
     def _apply(self, action: Action, tasks: asyncio.TaskGroup) -> None:
         match action:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from typing import Final
 
 from dynvol.api import mounts, names
-from dynvol.api.mounts import MalformedAnnotation
+from dynvol.api.mounts import MalformedAnnotation, MountReport, Phase
 from dynvol.observe import logs
 
 from . import http
@@ -26,6 +27,9 @@ _LAST_PAUSE: Final = 15.0
 _SETTLE: Final = 0.02
 """Seconds to wait for more after a change: a client that starts quickly is then one report, not two."""
 _REPORTS_PER_SECOND: Final = 5
+_LEISURE: Final = 1.0
+"""Seconds that a report may wait for more of its kind which says no more than the mount table and the list of wanted mounts do."""
+_ORDINARY: Final = frozenset({Phase.PENDING, Phase.MOUNTING, Phase.MOUNTED})
 _GONE_FOR_GOOD: Final = 2
 """How often in a row the API must say that the own pod is gone before it is believed."""
 _DISOWNED_AFTER: Final = 3
@@ -45,7 +49,11 @@ class Feed:
         self._uid = ""
         self._wanted: str | None = None
         self._present = ""
-        """The report that the pod carried when it was last seen."""
+        """The report that the pod carried when it was last seen or written."""
+        self._said: dict[str, MountReport] = {}
+        """What is in it."""
+        self._due: float | None = None
+        """By when, on the loop's clock, it is to say the ordinary too that has not been said yet."""
         self._written: Final[deque[float]] = deque(maxlen=_REPORTS_PER_SECOND)
         """When the last reports were written."""
         self.told: Final = asyncio.Event()
@@ -105,15 +113,18 @@ class Feed:
                 denials = 0
 
     async def report(self) -> None:
-        """Write the report when it has changed: at once, but not more than five times within a second."""
+        """Write the report when it has changed: at once, but not more than five times within a second; what is ordinary, later."""
         await self.told.wait()
         pause = _FIRST_PAUSE
         while True:
             version = self._engine.version
             try:
-                await self.report_now()
-                pause = _FIRST_PAUSE
-                await self._engine.newer_than(version)
+                if (patience := self._patience()) <= 0.0:
+                    await self.report_now()
+                    pause, patience = _FIRST_PAUSE, math.inf
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience if patience < math.inf else None):
+                        await self._engine.newer_than(version)
                 await asyncio.sleep(max(_SETTLE, self._must_wait()))
             except PodGone as problem:
                 _log.info("no one to report to", error=str(problem))
@@ -128,8 +139,34 @@ class Feed:
         text = mounts.encode(self._engine.reports())
         if self._uid and text != self._present:
             await self._api.annotate({names.REPORT_ANNOTATION: text}, uid=self._uid)
-            self._present = text
+            self._carries(text)
             self._written.append(asyncio.get_running_loop().time())
+
+    def _carries(self, text: str) -> None:
+        self._present, self._due = text, None
+        with contextlib.suppress(MalformedAnnotation):
+            self._said = {report.key: report for report in mounts.decode_reports(text)}
+            self._engine.on_record(self._said)
+
+    def _patience(self) -> float:
+        """Seconds for which the report need not be written: none if there is anything in it that cannot wait, endless if nothing
+        has changed."""
+        now = {report.key: report for report in self._engine.reports()}
+        if now == self._said:
+            return math.inf
+        if self._said.keys() - now.keys() or any(self._is_pressing(report) for report in now.values()):
+            return 0.0
+        at = asyncio.get_running_loop().time()
+        self._due = at + _LEISURE if self._due is None else self._due
+        return self._due - at
+
+    def _is_pressing(self, report: MountReport) -> bool:
+        """A mount that comes up as it should shows in the mount table, where the node process sees it sooner than here. All else
+        it learns from us alone, and what was said already has to be put right."""
+        before = self._said.get(report.key)
+        if before is not None:
+            return report != before
+        return report.phase not in _ORDINARY or bool(report.reason) or report.restarts > 0
 
     def _must_wait(self) -> float:
         """Seconds until one more report is within the limit."""
@@ -144,7 +181,7 @@ class Feed:
             return
         if not self._uid:
             self._uid = metadata.uid
-            self._present = metadata.annotations.get(names.REPORT_ANNOTATION, "")
+            self._carries(metadata.annotations.get(names.REPORT_ANNOTATION, ""))
         if metadata.deletion_timestamp is not None and not self.deleted.is_set():
             self.doomed = not self.told.is_set()
             self.deleted.set()

@@ -96,6 +96,10 @@ class Session:
         self._owners.add(mount.key)
         return not known and bool(self.mount.client)
 
+    def key_at(self, path: str) -> str:
+        """As `WantedMount.key`, of what it shows at a path."""
+        return f"{self.paths.get(path, self.mount.claim_uid)}/{self.view.pod(path)}"
+
     @property
     def private_mount(self) -> str:
         """Where the mount is that is to show. Only while there is a device."""

@@ -13,12 +13,12 @@ import msgspec
 from dynvol.api import names
 from dynvol.api.claim import ClaimSpec, DynamicVolumeClaim
 from dynvol.api.core import Namespace
-from dynvol.api.meta import Projection
+from dynvol.api.meta import ObjectMeta, Projection
 from dynvol.api.providerclass import ClassSpec, StorageProviderClass
 
 from .review import AdmissionRequest, Malformed
 from .rules.admitted import AdmittedPod
-from .rules.claims import review_claim
+from .rules.claims import hold, review_claim
 from .rules.classes import review_class
 from .rules.pods import review_pod
 from .rules.verdict import Verdict
@@ -44,12 +44,17 @@ class _Claim(Projection, frozen=True):
     spec: ClaimSpec
 
 
+class _New(Projection, frozen=True):
+    metadata: ObjectMeta = ObjectMeta()
+
+
 class _Class(Projection, frozen=True):
     spec: ClassSpec
 
 
 _pods = msgspec.json.Decoder(AdmittedPod)
 _claims = msgspec.json.Decoder(_Claim)
+_news = msgspec.json.Decoder(_New)
 _classes = msgspec.json.Decoder(_Class)
 T = TypeVar("T")
 
@@ -73,6 +78,9 @@ class Reviewers:
             neighbours=neighbours,
             classes=self._cluster.classes(),
         )
+
+    async def new_claim(self, request: AdmissionRequest) -> Verdict:
+        return hold(_decoded(_news, request).metadata)
 
     async def provider_class(self, request: AdmissionRequest) -> Verdict:
         return review_class(_decoded(_classes, request).spec)

@@ -21,10 +21,10 @@ from e2e.grounds.local import LocalGround
 from e2e.grounds.session import local_ground, object_store
 from e2e.kubectl import Kubectl
 
-from . import calls, claims, noise, runtime
+from . import calls, claims, noise, runtime, sharing, writes
 from .figure import Figure, document, table
 
-ON_A_CLUSTER = ("claims", "calls")
+ON_A_CLUSTER = ("claims", "calls", "writes", "sharing")
 SUBJECTS = (*ON_A_CLUSTER, *runtime.SUBJECTS)
 
 
@@ -72,17 +72,22 @@ def on_a_cluster(ground: Ground, given: argparse.Namespace, wanted: Sequence[str
         if "calls" in wanted and isinstance(ground, LocalGround):
             machine = f"/proc/{ground.machines()[0]}/root"
             yield from calls.measure(machine, rounds=rounds * 5, crowds=1 if given.short else 8, crowd=20 if given.short else 100)
-        if "claims" in wanted:
-            for mounter in given.mounter or ("s3fs",):
-                yield from _claims(ground, runner, mounter, rounds=rounds, cold=cold)
+        for mounter in given.mounter or ("s3fs",):
+            yield from _with_pods(ground, runner, mounter, wanted, rounds=rounds, cold=cold, crowd=2 if given.short else 20)
 
 
-def _claims(ground: Ground, runner: asyncio.Runner, mounter: str, *, rounds: int, cold: int) -> list[Figure]:
+def _with_pods(
+    ground: Ground, runner: asyncio.Runner, mounter: str, wanted: Sequence[str], *, rounds: int, cold: int, crowd: int
+) -> list[Figure]:
     connected = AsyncExitStack()
     client = runner.run(connected.enter_async_context(KubeClient.connect(ground.kubectl.kubeconfig)))
     try:
         with claims.bed(ground, client, runner.run, mounter=mounter) as bed:
-            return claims.measure(bed, rounds=rounds, cold_rounds=cold)
+            return [
+                *(claims.measure(bed, rounds=rounds, cold_rounds=cold) if "claims" in wanted else ()),
+                *(writes.measure(bed, rounds=1 if rounds < 10 else 10) if "writes" in wanted else ()),
+                *(sharing.measure(bed, pods=crowd) if "sharing" in wanted else ()),
+            ]
     finally:
         runner.run(connected.aclose())
 

@@ -6,7 +6,7 @@ By hand means: the very command that the mounter would run, on this machine, for
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -35,6 +35,7 @@ class Call(Protocol):
 
 
 NAMESPACE = "bench"
+NOTHING: Mapping[str, Any] = {}
 OBJECT = "readme"
 STABLE = Timing().stable + 0.5
 """Seconds between kills: a client that dies again sooner is started again with growing pauses."""
@@ -69,9 +70,11 @@ class Bed:
     def inside(self, name: str) -> str:
         return f"{self.mountpoint(name)}/{OBJECT}"
 
-    def claim(self, name: str) -> float:
+    def claim(self, name: str, *, selector: Mapping[str, Any] = NOTHING) -> float:
         """The moment at which the API had answered."""
-        body = manifests.claim(name, bucket=NAMESPACE, endpoint=self.ground.store.endpoint, mountpoint=f"/{name}", selector={})
+        body = manifests.claim(
+            name, bucket=NAMESPACE, endpoint=self.ground.store.endpoint, mountpoint=f"/{name}", selector=selector
+        )
         body["spec"]["storageProviderClass"] = self.mounter
         self.api(self.client.create(CLAIMS, body, namespace=NAMESPACE))
         return time.perf_counter()

@@ -118,7 +118,7 @@ def hooks(kind: str) -> list[Manifest]:
     return found
 
 
-ROUTES = {"/mutate-pods", "/validate-claims", "/validate-classes"}
+ROUTES = {"/mutate-pods", "/mutate-claims", "/validate-claims", "/validate-classes"}
 
 
 def test_webhooks_call_the_service_at_paths_that_are_served() -> None:
@@ -132,13 +132,20 @@ def test_webhooks_call_the_service_at_paths_that_are_served() -> None:
 
 
 def test_a_pod_that_opted_in_never_starts_without_its_volume_and_no_other_pod_ever_waits() -> None:
-    for hook in hooks("MutatingWebhookConfiguration"):
+    *for_pods, _ = hooks("MutatingWebhookConfiguration")
+    for hook in for_pods:
         assert hook["failurePolicy"] == "Fail"
         assert hook["reinvocationPolicy"] == "IfNeeded"
         assert hook["matchConditions"]
         (never,) = hook["namespaceSelector"]["matchExpressions"]
         assert never["operator"] == "NotIn"
         assert set(never["values"]) == {"kube-system", names.NAMESPACE}
+
+
+def test_claims_are_made_with_and_without_the_webhook() -> None:
+    *_, hook = hooks("MutatingWebhookConfiguration")
+    assert (hook["rules"][0]["resources"], hook["rules"][0]["operations"]) == (["dynamicvolumeclaims"], ["CREATE"])
+    assert hook["failurePolicy"] == "Ignore"
 
 
 def test_removal_never_waits_for_the_webhook() -> None:

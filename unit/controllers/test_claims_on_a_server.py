@@ -12,7 +12,7 @@ from dynvol.api.claim import DynamicVolumeClaim
 from dynvol.api.core import Pod
 from dynvol.api.mounts import Phase
 from dynvol.api.resources import CLAIMS, CLASSES, PODS
-from dynvol.controllers import externalvolume, room
+from dynvol.controllers import claimstatus, externalvolume, room
 from dynvol.controllers.view import told
 from dynvol.runtime.store import Change
 
@@ -189,6 +189,22 @@ async def test_pods_of_a_namespace_may_share_a_mount_pod(world: World) -> None:
         await world.until(lambda: [len(pods) for pods in world.table.directories.values()] == [1])
         await world.until(lambda: list(world.entries()) == ["two"])
         assert world.is_mounted("two")
+
+
+async def test_a_claim_comes_to_a_warm_mount_pod_by_four_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it will be here, that it is wanted, that it is here, and that this is all: but for the mount pod's own report."""
+    monkeypatch.setattr(claimstatus, "FIRST_SUM", 60.0)
+    async with world.process() as process:
+        await mounted(world)
+        await world.until(lambda: world.condition("Ready").status == "True")
+        before = len(process.wire.writes)
+        await world.add_claim("more", finalizers=[names.CLAIM_FINALIZER])
+        await world.until(lambda: world.condition("Ready", "more").status == "True")
+        about = [write.rpartition("/apis/")[2].split("?")[0].split("/")[-2:] for write in process.wire.writes[before:]]
+        mount_pod = world.mount_pod()
+        assert mount_pod is not None
+        told = ["pods", mount_pod.metadata.name]
+        assert [what if what == told else what[-1] for what in about] == ["status", told, "status", "status"]
 
 
 async def test_claims_on_one_bucket_share_its_client_and_come_and_go_each_for_itself(world: World) -> None:

@@ -43,18 +43,26 @@ def report(phase: Phase = Phase.MOUNTED, *, spec_hash: str = WANTED.spec_hash, r
     )
 
 
-def stands(serving: Serving, *, in_table: bool = True, waits: bool = False) -> Standing:
+def stands(serving: Serving, *, in_table: bool = True, told: bool = True, waits: bool = False) -> Standing:
     def shown(wanted: WantedMount) -> bool:
         return in_table
 
-    return standing(WANTED, serving, waits=waits, in_table=shown)
+    return standing(WANTED, serving, told=told, waits=waits, in_table=shown)
 
 
 def serving(mounter: Pod | None, *reports: MountReport, problem: Problem | None = None) -> Serving:
     return Serving("mount-pod", mounter, {r.path: r for r in reports}, problem)
 
 
-def test_mounted_needs_the_report_a_running_container_and_the_mount_table() -> None:
+def test_what_a_mount_pod_was_told_and_shows_is_mounted_before_it_says_so() -> None:
+    assert stands(serving(mount_pod())).phase == Phase.MOUNTED
+    assert stands(serving(mount_pod()), in_table=False).phase == Phase.MOUNTING
+    assert stands(serving(mount_pod()), told=False).phase == Phase.MOUNTING
+    assert stands(serving(mount_pod(container_statuses=()))).phase == Phase.PENDING
+    assert stands(serving(mount_pod(), report(Phase.FAILED, reason="ClientExited"))).phase == Phase.FAILED
+
+
+def test_mounted_needs_a_running_container_the_mount_table_and_no_other_word() -> None:
     assert stands(serving(mount_pod(), report())).phase == Phase.MOUNTED
     assert stands(serving(mount_pod(), report()), in_table=False).phase == Phase.MOUNTING
     assert stands(serving(mount_pod(container_statuses=()), report())).phase == Phase.PENDING

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -309,6 +309,7 @@ class World:
         labels: dict[str, str] | None = None,
         bucket: str = "bucket",
         secret: str = "",
+        finalizers: Sequence[str] = (),
     ) -> None:
         spec = {
             "mountpoint": mountpoint or f"/{name}",
@@ -316,7 +317,8 @@ class World:
             "s3Config": {"bucket": bucket, "endpoint": "http://s3"},
             **({"credentialsSecretRef": {"name": secret}} if secret else {}),
         }
-        await self.admin.create(CLAIMS, {"metadata": {"name": name}, "spec": spec}, namespace=self.namespace)
+        metadata = {"name": name, "finalizers": [*finalizers]}
+        await self.admin.create(CLAIMS, {"metadata": metadata, "spec": spec}, namespace=self.namespace)
 
     async def edit(self, name: str, **spec: Any) -> None:
         await self.admin.merge_patch(CLAIMS, name, {"spec": spec}, namespace=self.namespace)

@@ -17,12 +17,13 @@ import pytest
 from dynvol.api import names
 from dynvol.app.mounter import Forgotten, Settings, serve
 from dynvol.mount import caches, mountinfo, syscalls
-from dynvol.mounter.podapi import Server
+from dynvol.mounter import feed
+from dynvol.mounter.podapi import PodApi, Server
 from dynvol.mounter.stage import Stage
 from unit.mount import fusedaemon
 
 from .fake_api import NAME, NAMESPACE, FakeApi
-from .stagehand import POD, in_thread, prepare, wanted
+from .stagehand import POD, engine, in_thread, prepare, wanted
 from .storage import Storage, serving
 
 Story = Callable[["Scene"], Awaitable[None]]
@@ -34,6 +35,16 @@ class Scene:
         self.storage = storage
         self.place = place
         self.hello = Path(place.root, POD, "data", "hello")
+
+    @property
+    def shows(self) -> bool:
+        return mountinfo.read().at(f"{self.place.root}/{POD}/data") is not None
+
+    async def until_true(self, condition: Callable[[], bool], *, within: float = 20.0) -> None:
+        """For what no event tells here."""
+        async with asyncio.timeout(within):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     @contextlib.contextmanager
     def mounter(self, *, grace: float = 30.0) -> Iterator[subprocess.Popen[bytes]]:
@@ -81,6 +92,52 @@ def test_asked_to_leave_it_serves_until_nothing_is_wanted(playground: str) -> No
             await scene.api.want()
             assert await ended(process) == 0
             assert scene.api.reports == []
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_a_mount_that_comes_up_as_it_should_is_reported_with_what_else_there_is_to_say(
+    playground: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node process sees it in the mount table; and that it was coming, nobody had to be told."""
+    monkeypatch.setattr(feed, "_LEISURE", 3600.0)
+
+    async def story(scene: Scene) -> None:
+        server = Server.of(scene.api.url, ca_file="", token_file="")
+        async with engine(scene.place) as hand, asyncio.TaskGroup() as tasks:
+            feeding = feed.Feed(PodApi(server, namespace=NAMESPACE, name=NAME), hand.engine)
+            working = [tasks.create_task(work, name="feed") for work in (feeding.follow(), feeding.report())]
+            good, bad = wanted(scene.storage), wanted(scene.storage, "b", at="other", bucket="")
+            await scene.api.want(good)
+            await hand.until(lambda found: [r.phase for r in found] == ["Mounted"])
+            assert scene.shows and not scene.api.patches
+            await scene.api.want(good, bad)
+            await scene.api.until_reported("Mounted", "Failed")
+            assert len(scene.api.patches) == 1
+            for task in working:
+                task.cancel()
+
+    play(playground, story)
+
+
+@pytest.mark.root
+def test_a_mount_that_nobody_was_told_of_goes_when_that_was_made_up_for(playground: str) -> None:
+    """Else the claim could be let go with the last sight of it, and its data be still on the way."""
+
+    async def story(scene: Scene) -> None:
+        with scene.mounter() as process:
+            scene.api.refuse_patches = 2
+            await scene.api.want(wanted(scene.storage))
+            await scene.until_true(lambda: scene.shows)
+            await scene.api.want()
+            await scene.until_true(lambda: len(scene.api.patches) == 2)
+            assert scene.shows and not scene.api.reports
+            await scene.api.until_reported("Unmounting")
+            await scene.api.until_reported()
+            assert not scene.shows
+            process.send_signal(signal.SIGTERM)
+            assert await ended(process) == 0
 
     play(playground, story)
 

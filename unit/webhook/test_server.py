@@ -106,9 +106,32 @@ def cluster() -> Cluster:
 @pytest.fixture
 async def webhook(cluster: Cluster) -> AsyncIterator[Api]:
     reviewers = Reviewers(cluster)
-    routes = {"/mutate-pods": reviewers.pod, "/validate-claims": reviewers.claim, "/validate-classes": reviewers.provider_class}
+    routes = {
+        "/mutate-pods": reviewers.pod,
+        "/mutate-claims": reviewers.new_claim,
+        "/validate-claims": reviewers.claim,
+        "/validate-classes": reviewers.provider_class,
+    }
     async with api(routes) as running:
         yield running
+
+
+@pytest.mark.parametrize(
+    ("finalizers", "added"),
+    [
+        (None, [("/metadata/finalizers", [names.CLAIM_FINALIZER])]),
+        (["theirs"], [("/metadata/finalizers/-", names.CLAIM_FINALIZER)]),
+        ([names.CLAIM_FINALIZER], []),
+    ],
+)
+async def test_a_new_claim_gets_the_finalizer_that_holds_it(
+    webhook: Api, finalizers: list[str] | None, added: list[tuple[str, object]]
+) -> None:
+    metadata = {"name": "data"} | ({"finalizers": finalizers} if finalizers else {})
+    response = await webhook.review("/mutate-claims", {"metadata": metadata, "spec": {"mountpoint": "/data", "selector": {}}})
+    assert response["allowed"]
+    patch = json.loads(base64.b64decode(response.get("patch", "W10=")))
+    assert [(step["path"], step["value"]) for step in patch] == added
 
 
 async def test_an_annotated_pod_comes_back_with_a_json_patch(webhook: Api) -> None:

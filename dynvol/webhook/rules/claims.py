@@ -10,14 +10,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from dynvol.api import names
 from dynvol.api.claim import ClaimSpec, DynamicVolumeClaim, LabelSelector
+from dynvol.api.meta import ObjectMeta
 from dynvol.api.mounts import overlap
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.mount import providers
 from dynvol.mount.providers import pins
 
 from .selectors import can_meet
-from .verdict import Verdict
+from .verdict import Operation, Verdict
 
 MOST_NEIGHBOURS: Final = 3
 """Overlapping claims that are named in warnings. The API server cuts warnings off at 4 KiB in all."""
@@ -45,6 +47,19 @@ def review_claim(
     others = [c for c in neighbours if c.metadata.name != name and not c.metadata.deleting]
     missing = _missing_class(spec, classes) or _forbidden_by_all(spec, classes, namespace=namespace)
     return Verdict(warnings=(*missing, *_overlaps(spec, others)))
+
+
+def hold(metadata: ObjectMeta) -> Verdict:
+    """A new claim is born with the finalizer that holds it until every pod has lost its mount. Where it is missing, node processes
+    put it on before they mount anything; this saves them the write."""
+    if names.CLAIM_FINALIZER in metadata.finalizers:
+        return Verdict()
+    path, value = (
+        ("/metadata/finalizers/-", names.CLAIM_FINALIZER)
+        if metadata.finalizers
+        else ("/metadata/finalizers", [names.CLAIM_FINALIZER])
+    )
+    return Verdict(patch=(Operation(path, value),))
 
 
 def _bad_keys(selector: LabelSelector) -> Iterator[str]:
