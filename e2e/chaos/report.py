@@ -24,8 +24,9 @@ class Findings:
     problems: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, word: str, sentences: Iterable[str]) -> None:
-        """Also where there are none: the table shows that it was looked at."""
-        self.problems.setdefault(word, []).extend(sentences)
+        """Also where there are none: the table shows that it was looked at. What is found again is no more than it was."""
+        known = self.problems.setdefault(word, [])
+        known += [sentence for sentence in dict.fromkeys(sentences) if sentence not in known]
 
     def merge(self, others: Findings) -> None:
         for word, sentences in others.problems.items():

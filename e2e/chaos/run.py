@@ -78,7 +78,7 @@ class Run:
             finally:
                 if self._keep is not None:
                     await asyncio.to_thread(_save, self._state, self._keep)
-        print("\n".join(["", *table(self.tallies), "", *MEASURED, "", *zeros(findings)]), flush=True)
+        print("\n".join(["", *table(self.tallies), "", *MEASURED, "", *zeros(findings), *findings.told()]), flush=True)
         return findings.clean
 
     async def _in(self, there: World) -> Findings:

@@ -27,6 +27,7 @@ def test_a_zero_that_is_none_shows_and_spoils_the_run() -> None:
     assert findings.clean
     more.add("writes lost", ["a is gone"])
     findings.merge(more)
+    findings.merge(more)
     assert not findings.clean
     assert zeros(findings)[0].split() == ["writes", "lost", "1"]
     assert findings.told() == ["    writes lost: a is gone"]
