@@ -41,7 +41,7 @@ def figures_of(*subjects: str, folder: Path) -> dict[str, Any]:
     figures = {figure["name"]: figure for figure in json.loads(kept.read_text())["figures"]}
     for name, figure in figures.items():
         assert f"| {name} (" in done.stdout
-        assert max(figure["measured"]["samples"]) > 0 and min(figure["measured"]["samples"]) >= 0
+        assert min(figure["measured"]["samples"]) >= 0
     return figures
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from . import crowd, informer, reconcile
+from . import crowd, informer, nodeprocess, reconcile
 from .apiserver import apiserver
 from .figure import Figure
 
@@ -41,9 +41,23 @@ async def _among_nodes(server: Server, short: bool) -> list[Figure]:
         return await crowd.among_nodes(kubeconfig, sizes=(10, 20, 40, 80), seconds=20.0, rest=40.0)
 
 
+async def _start(server: Server, short: bool) -> list[Figure]:
+    async with server() as kubeconfig:
+        return await nodeprocess.start(kubeconfig, rounds=2 if short else 20)
+
+
+async def _footprint(server: Server, short: bool) -> list[Figure]:
+    async with server() as kubeconfig:
+        if short:
+            return await nodeprocess.footprint(kubeconfig, pods=4, mounts=2, claims=10, seconds=1.0)
+        return await nodeprocess.footprint(kubeconfig, pods=110, mounts=50, claims=5000, seconds=60.0)
+
+
 SUBJECTS: Final[Mapping[str, Measure]] = {
     "informer": _informer,
     "reconcile": _reconcile,
+    "start": _start,
+    "footprint": _footprint,
     "among-claims": _among_claims,
     "among-nodes": _among_nodes,
 }
