@@ -24,7 +24,7 @@ from e2e.chaos.proxy import Mood
 from e2e.chaos.recovery import Touched
 from e2e.chaos.schedule import Kind, Stroke
 from e2e.chaos.world import KEYS, SYSTEM, World
-from e2e.cluster.api import Object, path
+from e2e.cluster.api import Object
 from e2e.cluster.lifecycle import APISERVER
 from e2e.cluster.processes import Process
 from e2e.grounds import onnode
@@ -80,10 +80,8 @@ def _around(process: Process) -> Touched:
 
 @asynccontextmanager
 async def _leader_killed(world: World, stroke: Stroke) -> AsyncIterator[Touched]:
-    url = path("coordination.k8s.io/v1", "leases", namespace=SYSTEM, name="dynvol-leader")
-    lease = await world.insist(lambda: world.api.get(url))
-    node = lease["spec"].get("holderIdentity") or "nobody"
-    _one(world.processes("dynvol node", node=node), stroke).send(signal.SIGKILL)
+    leader = await world.leader()
+    _one(world.processes("dynvol node", node=leader) if leader else (), stroke).send(signal.SIGKILL)
     yield EVERYTHING
 
 

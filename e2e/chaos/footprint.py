@@ -20,18 +20,29 @@ Footprint = Mapping[tuple[str, str], int]
 
 
 async def footprint(world: World) -> Footprint:
-    """Of each node's node process, and the largest of all mounters."""
+    """Of the node process that leads, which has more to do, the largest of the others, and the largest of all mounters."""
+    leader = await world.leader()
     found: dict[tuple[str, str], int] = {}
     for node in world.cluster.nodes:
         for process in world.processes("dynvol node", node=node):
-            found |= {(f"node process on {node}", what): count for what, count in _held(process.pid).items()}
+            for what, count in _held(process.pid).items():
+                _note(found, _role(node, leader), what, count)
     for process in world.processes("dynvol mounter"):
         for what, count in _held(process.pid).items():
-            found["mounter", what] = max(count, found.get(("mounter", what), 0))
+            _note(found, "mounter", what, count)
     pods = await world.all_of("Pod", namespace=SYSTEM, labelSelector="app.kubernetes.io/component=node")
     for pod in pods:
-        found[f"node process on {pod['spec']['nodeName']}", "tasks"] = await _tasks(pod["status"]["podIP"])
+        _note(found, _role(pod["spec"]["nodeName"], leader), "tasks", await _tasks(pod["status"]["podIP"]))
     return found
+
+
+def _role(node: str, leader: str) -> str:
+    """Who leads changes in the course of a run."""
+    return "the node process that leads" if node == leader else "a node process that does not lead"
+
+
+def _note(found: dict[tuple[str, str], int], process: str, what: str, count: int) -> None:
+    found[process, what] = max(count, found.get((process, what), 0))
 
 
 def grown(before: Footprint, after: Footprint) -> Iterable[str]:

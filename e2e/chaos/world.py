@@ -105,6 +105,12 @@ class World:
     async def mount_pods(self) -> list[Object]:
         return await self.all_of("Pod", namespace=SYSTEM, labelSelector=f"{GROUP}/mount-pod")
 
+    async def leader(self) -> str:
+        """The node whose process leads; empty if none does."""
+        url = path("coordination.k8s.io/v1", "leases", namespace=SYSTEM, name="dynvol-leader")
+        lease = await self.insist(lambda: self.api.get(url))
+        return lease["spec"].get("holderIdentity") or ""
+
     async def debug(self, action: str, faults: list[dict[str, Any]] | None = None) -> None:
         """The API server's own levers (`e2e.cluster.apiserver.faults`)."""
         body: Any = faults if faults is not None else []
