@@ -114,6 +114,7 @@ def test_rights_by_name_are_enough_for_the_secrets_that_are_named(world: World) 
         printed = secret_roles(world)
         assert '["mine", "s3"]' in printed
         world.ground.kubectl("apply", "-f", "-", stdin=printed)
+        assert world.ground.kill("dynvol node")
         for name in ("own", "plain"):
             world.ready(name)
             assert world.read(pod, f"/{'data' if name == 'plain' else name}/readme") == "hello"
@@ -129,7 +130,7 @@ def secret_roles(world: World) -> str:
 
 @contextmanager
 def without_the_right_to_every_secret(world: World) -> Iterator[None]:
-    """Inside, node processes may read what a role of some namespace names, and have read nothing before."""
+    """Inside, node processes may read what a role of some namespace names. One that starts anew looks at Secrets at once."""
     cluster = world.ground.kubectl
     rules = cluster.get("clusterrole", "dynvol-node")["rules"]
     (index,) = (i for i, rule in enumerate(rules) if rule["resources"] == ["secrets"])
