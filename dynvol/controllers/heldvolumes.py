@@ -23,7 +23,7 @@ from dynvol.observe import logs
 from dynvol.runtime.informer import Informer
 
 from .desired import Attachment, workload
-from .holderspec import holds
+from .holderspec import holding_of
 from .matching import BY_NAMESPACE
 from .nodevolumes import NodeVolumes
 from .status import Standing, container_runs
@@ -86,8 +86,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class HeldVolumes:
-    """`holders` are the holder pods of this node. Who takes one for the volume of a binding asks whether it `holds` it: anyone may
-    give a pod of his any name and label."""
+    """`holders` are the pods that say they are this node's holders; those that are, `pods_of` has."""
 
     view: NodeView
     holders: Informer[Pod]
@@ -134,18 +133,18 @@ class HeldVolumes:
     # --- Who holds
 
     def pods_of(self, key: str) -> tuple[Pod, ...]:
-        """Those that are there, oldest first, whatever they are."""
-        found = self.holders.store.by_index(BY_HOLDER, key)
+        """Those that are there, oldest first; one that has ended, too."""
+        found = (p for p in self.holders.store.by_index(BY_HOLDER, key) if holding_of(p, node=self.view.node) is not None)
         return tuple(sorted(found, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)))
 
     def holding(self, wanted: Holding) -> tuple[Pod, ...]:
         """Those that have not ended; one that is being deleted still holds. Those that stay come first."""
         pods = self.pods_of(f"{wanted.namespace}/{wanted.uuid}")
-        return tuple(sorted((p for p in pods if not p.finished and holds(p, wanted)), key=lambda p: p.metadata.deleting))
+        return tuple(sorted((p for p in pods if not p.finished), key=lambda p: p.metadata.deleting))
 
     def volume(self, holder: Pod) -> Volume | None:
-        """What it holds, as soon as it does."""
-        return self.volumes.of_holder(holder.metadata.uid) if container_runs(holder) else None
+        """What it holds, as soon as kubelet has it mounted, and whether or not its container is being started again."""
+        return None if holder.finished else self.volumes.of_holder(holder.metadata.uid)
 
     def sources(self, wanted: Binding) -> tuple[tuple[Pod, Volume], ...]:
         """Where what is wanted can be had from."""

@@ -146,7 +146,7 @@ class HolderController:
             found = await self._client.get(VOLUME_CLAIMS, holding.volume_claim, namespace=holding.namespace)
         except NotFound:
             return Standing(Phase.FAILED, "VolumeClaimNotFound", f"{where} does not exist; create it")
-        return _verdict(found, where)
+        return verdict(found, where)
 
     # --- Why it does not hold yet
 
@@ -171,7 +171,7 @@ class HolderController:
                 )
         chosen = f"involvedObject.uid={pod.metadata.uid},type=Warning"
         said = await self._client.list(EVENTS, namespace=pod.metadata.namespace, field_selector=chosen)
-        return _meaning(max(said, key=_when, default=None), name)
+        return meaning(max(said, key=_when, default=None), name)
 
     async def _is_bound(self, holding: Holding) -> bool:
         try:
@@ -224,7 +224,8 @@ class HolderController:
             await self._client.delete(PODS, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=grace)
 
 
-def _verdict(found: PersistentVolumeClaim, where: str) -> Standing | None:
+def verdict(found: PersistentVolumeClaim, where: str) -> Standing | None:
+    """Why a claim can have no holder, whoever tries; None if it can."""
     if found.metadata.deleting:
         return Standing(Phase.FAILED, "VolumeClaimTerminating", f"{where} is being deleted, and takes no more users")
     if found.spec.volume_mode == "Block":
@@ -237,7 +238,8 @@ def _verdict(found: PersistentVolumeClaim, where: str) -> Standing | None:
     return None
 
 
-def _meaning(event: Event | None, name: str) -> Standing | None:
+def meaning(event: Event | None, name: str) -> Standing | None:
+    """What a warning about the holder of that name says of its volume; None if nothing."""
     if event is None:
         return None
     message = f"holder pod {name}: {event.message}"

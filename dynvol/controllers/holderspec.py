@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dynvol.api import names
 from dynvol.api.core import Node, Pod
-from dynvol.api.identity import Holding, label_value
+from dynvol.api.identity import Holding, label_value, uuid_of_holder
 from dynvol.mount.held import CONTAINER
 
 Manifest = dict[str, Any]
@@ -93,17 +93,19 @@ def _pinned_to(node: str) -> Manifest:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
-def holds(pod: Pod, holding: Holding) -> bool:
-    """Whether what kubelet has mounted for this pod is the volume that is meant, and can be nothing else.
+def holding_of(pod: Pod, *, node: str) -> Holding | None:
+    """What a pod is the holder of on this node; None for one that says it is a holder, and is not.
 
     Users can make pods with any name and label in their namespaces, and a Secret looks like any volume where kubelet mounts it.
+    So what is mounted for a pod counts only if its spec, which no one can change, leaves nothing else that it could be.
     """
-    if pod.metadata.namespace != holding.namespace or len(pod.spec.volumes) != 1:
-        return False
-    (volume,) = pod.spec.volumes
-    source = volume.persistent_volume_claim
     containers = [c for c in (*pod.spec.containers, *pod.spec.init_containers) if c.name == CONTAINER]
-    if source is None or source.claim_name != holding.volume_claim or len(containers) != 1 or not containers[0].volume_mounts:
-        return False
-    first = containers[0].volume_mounts[0]
-    return (first.name, first.sub_path) == (volume.name, _ALL)
+    if len(pod.spec.volumes) != 1 or len(containers) != 1 or not containers[0].volume_mounts:
+        return None
+    (volume,), first = pod.spec.volumes, containers[0].volume_mounts[0]
+    if volume.persistent_volume_claim is None or (first.name, first.sub_path) != (volume.name, _ALL):
+        return None
+    group = pod.spec.security_context.fs_group
+    found = Holding(node, pod.metadata.namespace, volume.persistent_volume_claim.claim_name, group)
+    named = uuid_of_holder(pod.metadata.name), pod.metadata.labels.get(names.HOLDER_LABEL)
+    return found if named == (found.uuid, found.uuid) else None

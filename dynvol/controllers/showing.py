@@ -37,7 +37,7 @@ SWEEP_INTERVAL: Final = 300.0
 """Seconds between looks for what events did not tell of."""
 AGAIN: Final = 1.0
 """Seconds until what changed under our hands is looked at again."""
-PROBLEM_RETRY: Final = 10.0
+PROBLEM_RETRY: Final = 3.0
 """Seconds between looks at a volume for a directory that was not in it."""
 
 
