@@ -116,8 +116,8 @@ def test_pods_of_a_node_share_a_holder_and_see_their_own_directory_of_the_volume
 
 
 def test_a_volume_that_waits_for_its_first_consumer_comes(world: World, volumes: Volumes) -> None:
-    """The holder is the consumer. The volume is on the pod's node, and can be on no other."""
-    (pod,) = in_pods(world)
+    """The holder is the consumer. The volume is on the pod's node, and can be on no other; and belongs to the pod's group."""
+    (pod,) = in_pods(world, spec=manifests.pod_spec(securityContext={"runAsUser": 1000, "fsGroup": 2345}))
     node = world.kubectl.get("pod", pod)["spec"]["nodeName"]
     provisioner, mode = "kubernetes.io/no-provisioner", "WaitForFirstConsumer"
     name = f"{world.namespace}-disk"
@@ -129,6 +129,8 @@ def test_a_volume_that_waits_for_its_first_consumer_comes(world: World, volumes:
         world.kubectl.apply(claim("data", "disk"))
         world.ready("data")
         assert world.read(pod, "/data/readme") == "disk"
+        made = world.kubectl.exec(pod, "sh", "-c", f"cd {manifests.ROOT}/data && touch made && stat -c %g made")
+        assert made.out.strip() == "2345", made.said
     finally:
         world.kubectl.delete("storageclass", name)
 
@@ -172,8 +174,8 @@ def test_a_pods_end_frees_the_volume(world: World, volumes: Volumes) -> None:
 
 
 def test_what_cannot_be_shown_is_said(world: World, volumes: Volumes) -> None:
-    """In the claim's condition, and in the scheduler's own words where it has any. A program may plant a link in its volume: what is
-    outside of that is not shown for it."""
+    """In the claim's condition, and in the scheduler's own words where it has any. A program may plant a link in its volume: what
+    is outside of that is not shown for it."""
     one_pod = {"accessModes": ["ReadWriteOncePod"]}
     volumes.make("alone", claim=one_pod, **one_pod)
     volumes.make("device", claim={"volumeMode": "Block"}, volumeMode="Block", local={"path": "/dev/null"}, nodeAffinity=ANYWHERE)
