@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from dynvol.api import names
-from dynvol.api.claim import DynamicVolumeClaim
+from dynvol.api.claim import ClaimStatus, DynamicVolumeClaim
 from dynvol.api.core import Node, Pod, PodSpec, PodStatus
 from dynvol.api.identity import Workload, mount_pod_name, uuid_of_holder
 from dynvol.api.mounts import (
@@ -43,6 +43,7 @@ BY_CLASS: Final = "class"
 BY_UID: Final = "uid"
 BY_CLAIM_UID: Final = "claim"
 BY_ENTRY: Final = "entry"
+_NOTHING_SAID: Final = ClaimStatus()
 SYNC_DEADLINE: Final = 7 * 24 * 3600.0
 """Seconds. Ending the process would not bring the API server back, but would keep pods from starting; /readyz tells meanwhile."""
 
@@ -155,9 +156,11 @@ def index_by_entry(claim: DynamicVolumeClaim) -> Iterable[str]:
 
 
 def without_other_nodes(claim: DynamicVolumeClaim, *, node: str) -> DynamicVolumeClaim:
-    """For the claims' cache of one node: a claim in ten thousand pods has ten thousand entries, of which a hundred are ours."""
-    status = msgspec.structs.replace(claim.status, pods=node_entries(claim.status, node), conditions=())
-    return msgspec.structs.replace(claim, status=status)
+    """For the claims' cache of one node: a claim in ten thousand pods has ten thousand entries, of which a hundred are ours. What
+    else is dropped decides nothing here, and is kept by each node for each claim of the cluster."""
+    mine = node_entries(claim.status, node)
+    metadata = msgspec.structs.replace(claim.metadata, labels={}, annotations={}, owner_references=())
+    return msgspec.structs.replace(claim, metadata=metadata, status=ClaimStatus(pods=mine) if mine else _NOTHING_SAID)
 
 
 def as_user_of_volumes(pod: Pod) -> Pod:

@@ -41,9 +41,9 @@ class View(Generic[ObjectT]):
     def __init__(self, *, indexers: Mapping[str, Indexer[ObjectT]] = NO_INDEXERS) -> None:
         self._indexers = dict(indexers)
         self._objects: dict[str, ObjectT] = {}
-        # Index → value → the keys found there, in the order in which they came (a dict for a set that keeps order).
-        # No value has an empty set of keys.
-        self._indexes: dict[str, dict[str, dict[str, None]]] = {name: {} for name in indexers}
+        # Index → value → the keys found there, in the order in which they came (a dict for a set that keeps order). Most values
+        # have one: then it stands by itself, since a dict for each would weigh as much as the objects. No value has no key.
+        self._indexes: dict[str, dict[str, str | dict[str, None]]] = {name: {} for name in indexers}
         # What each object was filed under, index by index, so that it can be unfiled without asking the indexers about the old
         # object again. Tuples, not a dict each: there is one for every object.
         self._filed: dict[str, tuple[tuple[str, ...], ...]] = {}
@@ -60,7 +60,8 @@ class View(Generic[ObjectT]):
 
     def by_index(self, index: str, value: str) -> tuple[ObjectT, ...]:
         """The objects that the indexer files under `value`. Raises KeyError where there is no such index."""
-        return tuple(self._objects[key] for key in self._indexes[index].get(value, ()))
+        found = self._indexes[index].get(value, ())
+        return (self._objects[found],) if isinstance(found, str) else tuple(self._objects[key] for key in found)
 
     def index_values(self, index: str) -> tuple[str, ...]:
         """The values under which there is anything."""
@@ -126,7 +127,13 @@ class Store(View[ObjectT]):
         self._filed[key] = values
         for index, found in zip(self._indexes.values(), values, strict=True):
             for value in found:
-                index.setdefault(value, {})[key] = None
+                match index.get(value):
+                    case None:
+                        index[value] = key
+                    case dict() as keys:
+                        keys[key] = None
+                    case other if other != key:
+                        index[value] = {other: None, key: None}
 
     def _unfile(self, key: str) -> None:
         if key not in self._filed:
@@ -134,8 +141,9 @@ class Store(View[ObjectT]):
         for index, found in zip(self._indexes.values(), self._filed.pop(key), strict=True):
             for value in set(found):
                 keys = index[value]
-                del keys[key]
-                if not keys:
+                if isinstance(keys, dict) and len(keys) > 1:
+                    del keys[key]
+                else:
                     del index[value]
 
 

@@ -77,8 +77,17 @@ def test_what_is_kept_goes_with_its_pod() -> None:
 
 def test_a_node_keeps_of_a_claims_entries_only_its_own() -> None:
     mine, theirs = entry("a"), msgspec.structs.replace(entry("b"), node="another")
-    kept = without_other_nodes(claim(pods=(mine, theirs)), node=NODE)
+    whole = claim(pods=(mine, theirs))
+    kept = without_other_nodes(whole, node=NODE)
     assert kept.status.pods == (mine,)
+    assert (kept.spec, kept.metadata) == (whole.spec, whole.metadata)
+    assert without_other_nodes(claim(pods=(theirs,)), node=NODE).status == ClaimStatus()
+
+
+def test_a_node_keeps_no_annotations_of_claims() -> None:
+    whole = claim()
+    applied = msgspec.structs.replace(whole.metadata, annotations={"last-applied": "x" * 1000})
+    assert without_other_nodes(msgspec.structs.replace(whole, metadata=applied), node=NODE) == whole
 
 
 LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "x", "longer"]), max_size=3)

@@ -67,6 +67,17 @@ def test_values_under_which_nothing_is_left_go() -> None:
     assert store.index_values("owner") == ()
 
 
+def test_a_value_that_had_one_object_can_have_two_and_one_again() -> None:
+    store = a_store(thing("a", owners=("x",)))
+    store.upsert(thing("b", owners=("x",)))
+    assert names(store.by_index("owner", "x")) == ["a", "b"]
+    store.remove("a")
+    store.upsert(thing("b", owners=("x",)))
+    assert names(store.by_index("owner", "x")) == ["b"]
+    store.remove("b")
+    assert store.by_index("owner", "x") == () and store.index_values("owner") == ()
+
+
 def test_an_object_filed_twice_under_a_value_can_be_unfiled() -> None:
     store = a_store(thing("a", owners=("x", "x")))
     store.remove("a")
