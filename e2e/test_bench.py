@@ -48,8 +48,13 @@ def figures_of(*subjects: str, folder: Path) -> dict[str, Any]:
 def test_every_figure_of_mounts_has_samples_and_what_it_is_held_against(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if request.config.option.kubeconfig:
         pytest.skip("the measurement brings up a cluster of its own")
-    figures = figures_of("claims", "calls", folder=tmp_path)
-    assert figures.keys() >= {"warm claim, s3fs", "cold claim, s3fs", "NodePublishVolume"}
+    figures = figures_of("claims", "calls", "writes", folder=tmp_path)
+    assert figures.keys() >= {
+        "warm claim, s3fs",
+        "cold claim, s3fs",
+        "NodePublishVolume",
+        "API writes for a warm claim until Ready, s3fs",
+    }
     assert all(min(figure["against"]["samples"]) > 0 for figure in figures.values())
     assert list(tmp_path.glob("warm-claim*.png"))
 

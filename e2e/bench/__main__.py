@@ -86,7 +86,7 @@ def _with_pods(
             return [
                 *(claims.measure(bed, rounds=rounds, cold_rounds=cold) if "claims" in wanted else ()),
                 *(writes.measure(bed, rounds=1 if rounds < 10 else 10) if "writes" in wanted else ()),
-                *(sharing.measure(bed, pods=crowd) if "sharing" in wanted else ()),
+                *((*sharing.client(bed), *sharing.measure(bed, pods=crowd)) if "sharing" in wanted else ()),
             ]
     finally:
         runner.run(connected.aclose())

@@ -1,11 +1,12 @@
-"""What one bucket in many pods costs in memory: under the policy `shared`, beside `independent`.
+"""What one bucket in many pods costs in memory, under the policy `shared` beside `independent`; and what one client takes.
 
-Of all mount pods together, once every pod has read a file: what their processes have (PSS, in which a page that several map counts
+Counted is, once every pod has read a file, what the processes of all mount pods have (PSS, in which a page that several map counts
 once), and what their control groups are charged with less the page cache, which the kernel takes back when it is short.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,10 +16,13 @@ from e2e.grounds import onnode
 from e2e.grounds.installation import SYSTEM
 from e2e.kubectl import Kubectl
 
-from .claims import NAMESPACE, OBJECT, Bed
+from . import byhand
+from .claims import NAMESPACE, OBJECT, ROOM, Bed
 from .figure import Figure, Series
 from .sight import Sight, process_of
 
+LARGE = 64 << 20
+"""Bytes of an object that takes a while."""
 MEMORY = Path("/sys/fs/cgroup/memory")
 """Of version 1. There is no such directory where the hierarchy is of version 2."""
 
@@ -33,6 +37,27 @@ def measure(bed: Bed, *, pods: int) -> list[Figure]:
         Figure(f"{what}, PSS", "MiB", pss, pss_independent),
         Figure(f"{what}, control groups less page cache", "MiB", charged, charged_independent),
     ]
+
+
+def client(bed: Bed) -> list[Figure]:
+    """One client by hand: what is resident when a small object was read, and the most that was while a large one came and went."""
+    with byhand.started(bed.parameters, bed.ground.store, memory=ROOM, wanted=OBJECT) as found:
+        idle = _status(found.process.pid, "VmRSS")
+        large = Path(found.mountpoint, "large")
+        large.write_bytes(os.urandom(LARGE))
+        with large.open("rb") as file:
+            while file.read(1 << 20):
+                pass
+        most = _status(found.process.pid, "VmHWM")
+        large.unlink()
+    busy, resting = (Series(name, (value / 2**20,)) for name, value in (("busy", most), ("idle", idle)))
+    return [Figure(f"one client, {bed.mounter}, resident", "MiB", busy, resting)]
+
+
+def _status(process: int, field: str) -> int:
+    """Bytes."""
+    lines = dict(line.split(":", 1) for line in _text(f"/proc/{process}/status").splitlines())
+    return int(lines[field].split()[0]) * 1024
 
 
 def _cost(bed: Bed, policy: str, *, pods: int) -> tuple[float, float]:
