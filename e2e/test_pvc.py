@@ -157,6 +157,23 @@ def test_a_holder_that_is_deleted_gets_a_successor_before_it_goes(world: World, 
     assert world.phases("data") == {pod: "Mounted"}
 
 
+def test_a_volume_is_shown_no_longer_than_it_is_held(world: World, volumes: Volumes) -> None:
+    """Kubernetes may take the volume of a holder that is gone at once to another node. The next holder has it shown again."""
+    volumes.make("disk")
+    (pod,) = in_pods(world)
+    world.kubectl.apply(claim("data", "disk"))
+    world.ready("data")
+    first = world.kubectl.list("pods", HOLDERS)[0]["metadata"]["uid"]
+    watching = f"while cat {manifests.ROOT}/data/readme; do sleep 0.02; done > /dev/null 2>&1; touch /tmp/gone"
+    world.kubectl.exec(pod, "sh", "-c", f"({watching}) > /dev/null 2>&1 &")
+
+    world.kubectl("delete", "pod", HOLDERS, "--force", "--grace-period=0", "--wait=false")
+
+    world.settles(lambda: world.kubectl.exec(pod, "ls", "/tmp/gone").code == 0, what="it is not shown any more")
+    world.settles(lambda: world.kubectl.exec(pod, "cat", f"{manifests.ROOT}/data/readme").out == "disk")
+    assert [p["metadata"]["uid"] for p in world.kubectl.list("pods", HOLDERS)] not in ([], [first])
+
+
 def test_a_pods_end_frees_the_volume(world: World, volumes: Volumes) -> None:
     """And a PersistentVolumeClaim that is deleted while it is shown stays until then, as Kubernetes has it."""
     volumes.make("disk")

@@ -46,9 +46,21 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "no endpoint": spec(s3_endpoint=None),
     "empty strings": spec(s3_endpoint="", s3_region="", s3_prefix="", umask=""),
     "a prefix with a slash at its end": spec(s3_prefix="a/b/"),
+    "a PersistentVolumeClaim": spec(s3Config=None, pvcConfig={"claimName": "disk", "subPath": "users/..alice"}),
 }
 
+
+def pvc(**config: Any) -> dict[str, Any]:
+    return spec(s3Config=None, pvcConfig={"claimName": "disk", **config})
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a subPath that climbs": (pvc(subPath="a/../.."), "must not contain . or .. as a name"),
+    "a subPath of the node": (pvc(subPath="/etc"), "must be relative to the volume"),
+    "a subPath with a gap": (pvc(subPath="a//b"), "must not contain //"),
+    "a PersistentVolumeClaim of another namespace": (pvc(claimName="other/disk"), "spec.pvcConfig.claimName"),
+    "a volume and a bucket": (spec(pvcConfig={"claimName": "disk"}), "give exactly one provider configuration"),
+    "a provider that is not the configuration's": (pvc() | {"storageProvider": "s3"}, "must be given in s3Config"),
     "no mountpoint": (spec(mountpoint=None), "spec.mountpoint: Required value"),
     "an empty mountpoint": (spec(mountpoint=""), "spec.mountpoint"),
     "the root": (spec(mountpoint="/"), "must not be / itself"),

@@ -50,6 +50,7 @@ async def test_the_samples_are_accepted(kubectl: Kubectl) -> None:
     await kubectl.ok("apply", "-k", str(CONFIG / "samples"))
     stored = await kubectl.ok("get", "dvc", "-n", "dynamic-volume-test", "externalvolume-s3-sample", "-o", "yaml")
     assert yaml.safe_load(stored)["spec"]["s3Config"]["pathStyle"] is True
+    await kubectl.ok("apply", "-k", str(CONFIG / "samples" / "pvc"))
 
 
 @pytest.mark.parametrize("case", ACCEPTED)

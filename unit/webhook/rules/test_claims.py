@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from dynvol.api import names
-from dynvol.api.claim import ClaimSpec, DynamicVolumeClaim, LabelSelector, LabelSelectorRequirement, S3Config
+from dynvol.api.claim import ClaimSpec, DynamicVolumeClaim, LabelSelector, LabelSelectorRequirement, PVCConfig, S3Config
 from dynvol.api.meta import ObjectMeta
 from dynvol.api.providerclass import ClassSpec, StorageProviderClass
 from dynvol.webhook.rules.claims import review_claim
@@ -51,6 +51,25 @@ def test_what_the_provider_could_not_mount_is_denied(config: S3Config, said: str
     verdict = review(spec(s3_config=config))
     assert not verdict.allowed
     assert said in verdict.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"uid": 1000}, "spec.uid"),
+        ({"umask": "0022"}, "spec.umask"),
+        ({"mount_options": "a=b"}, "spec.mountOptions"),
+        ({"pvc_config": PVCConfig(claim_name="disk", sub_path="a/../b")}, "spec.pvcConfig.subPath"),
+        ({"pvc_config": PVCConfig(claim_name="Disk")}, "spec.pvcConfig.claimName"),
+    ],
+)
+def test_what_a_volume_cannot_have_is_denied(changed: dict[str, Any], said: str) -> None:
+    """Its group it can."""
+    classes = {"volumes": StorageProviderClass(metadata=ObjectMeta(name="volumes"), spec=ClassSpec(provider="pvc"))}
+    good: dict[str, Any] = {"s3_config": None, "pvc_config": PVCConfig(claim_name="disk", sub_path="users/alice"), "gid": 1000}
+    assert review(spec(**good), classes=classes) == Verdict()
+    (problem,) = review(spec(**{**good, **changed}), classes=classes).problems
+    assert said in problem
 
 
 def test_an_unknown_provider_is_denied_by_name() -> None:
