@@ -70,10 +70,13 @@ class Kubelets:
             raise internal(f'Get "{url}": {error}') from error
 
     async def run(self, request: web.Request, target: Target) -> web.StreamResponse:
-        """exec: two WebSockets, joined."""
+        """exec: two WebSockets, joined.
+
+        Whatever else is wrong is said first: refused a WebSocket, kubectl tries another kind of stream, and tells of that alone.
+        """
+        url = self._url(target, "exec", request.query.get("container", ""))
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise bad_request("only WebSocket streams are served; use a kubectl of 1.31 or later")
-        url = self._url(target, "exec", request.query.get("container", ""))
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         try:
             async with self._session.ws_connect(

@@ -202,13 +202,13 @@ class Server:
         match target.verb:
             case "create" if self._reviews.is_review(target):
                 return _json(self._reviews.answer(target, call.user, await _body(request)), status=201)
+            case "get" | "create" if target.subresource == "exec":
+                await self.registry.admit_act(target, call, _exec_options(request), operation="CONNECT")
+                return await self.kubelets.run(request, target)
             case "create" if target.subresource:
                 return _json(await self._subresources.create(target, call, await _body(request)), status=201)
             case "get" if target.subresource == "log":
                 return await self.kubelets.log(request, target)
-            case "get" | "create" if target.subresource == "exec":
-                await self.registry.admit_act(target, call, _exec_options(request), operation="CONNECT")
-                return await self.kubelets.run(request, target)
             case "get":
                 entry = self.registry.get(target)
                 return _rendered(self._rendering(target, wanted, query).one(entry.object), wanted, call)

@@ -222,3 +222,8 @@ async def test_commands_run_through_the_kubelet(running_pod: Kubectl) -> None:
     command = ("exec", "-i", "p", "-c", "main", "--", "echo", "a b")
     answer = await asyncio.to_thread(running_pod.run, *command, stdin="hello")
     assert answer.stdout == "echo a bHELLO" and answer.returncode == 3
+
+
+async def test_a_command_that_cannot_be_run_is_refused_with_the_reason(running_pod: Kubectl) -> None:
+    said = await in_thread(running_pod, "exec", "p", "-c", "none", "--", "true", fails=True)
+    assert "container none is not valid for pod p" in said
