@@ -92,6 +92,9 @@ class ShowingController:
             await self._take_away(root, wanted)
             results = [await self._bring(binding) for binding in wanted.values()]
             delays = [result.seconds for result in results if isinstance(result, RequeueAfter)]
+            # No event tells that a pod has had its time: the external volume controller finds it, a moment before.
+            if (patience := self._view.overdue.patience(self._view.pods_of(uuid))) is not None:
+                delays.append(patience + AGAIN)
             return RequeueAfter(min(delays)) if delays else DONE
 
     async def _take_away(self, root: PurePosixPath, wanted: Mapping[PurePosixPath, Binding]) -> None:
