@@ -1,6 +1,6 @@
 """As many mounts as there is room for, and a sentence for the others.
 
-`DYNVOL_LONG=1` adds the form that takes minutes.
+`DYNVOL_LONG=1` adds the forms that take minutes, two cores and some GiB of memory.
 """
 
 from __future__ import annotations
@@ -63,3 +63,48 @@ def test_two_hundred_claims_on_one_pod(world: World) -> None:
     listed = world.kubectl.exec(pod, "sh", "-c", f"cat {manifests.ROOT}/*/hello").out
     assert listed == "hello" * 200
     assert world.restarts(pod) == 0
+
+
+ROOM = 110
+"""Pods on a node: kubelet's own default."""
+INDEPENDENT = 20
+"""Workload pods with a mount pod each; all others share one."""
+
+
+@long
+@pytest.mark.timeout(1500)
+def test_a_node_as_full_of_pods_as_it_can_be(world: World) -> None:
+    """All of them are served; one whose mount pod finds no room says so, and is served when there is some."""
+    if world.ground.kubectl.list("nodes")[0]["status"]["allocatable"]["pods"] != str(ROOM):
+        pytest.skip(f"the first node is not made for {ROOM} pods")
+    shared, alone = in_a_class_of(world, "128Mi"), in_a_class_of(world, "64Mi")
+    world.kubectl.apply(world.claim("data", world.bucket(hello="hello"), selector={}))
+    place = manifests.pod_spec(nodeSelector={"kubernetes.io/hostname": first_node(world)})
+    policy = {f"{manifests.GROUP}/mount-pod-dispatch-policy": "shared"}
+    sharing = ROOM - pods_there(world) - 2 * INDEPENDENT - 2
+    world.kubectl.apply(
+        manifests.deployment("sharing", annotations=shared.annotations | policy, replicas=sharing, spec=place),
+        manifests.deployment("alone", annotations=alone.annotations, replicas=INDEPENDENT, spec=place),
+    )
+    world.settles(lambda: standings(world) == {"Mounted": sharing + INDEPENDENT}, within=900, what="all of them")
+    assert pods_there(world) == ROOM - 1
+    last = manifests.pod("last", annotations=alone.annotations, spec=place)
+    # On a machine this busy the webhook may miss the API server's deadline; whoever makes pods tries again.
+    world.settles(lambda: world.kubectl.apply(last), what="the last pod is admitted")
+    world.settles(lambda: standings(world)["MountPodUnschedulable"] == 1, within=120, what="no room for a mount pod")
+    assert "Too many pods" in world.condition("data", "Ready")["message"]
+
+    world.kubectl("scale", "deployment/sharing", f"--replicas={sharing - 1}")
+    world.settles(lambda: standings(world) == {"Mounted": sharing + INDEPENDENT}, within=180, what="the last one too")
+    for pod in (*world.pods("app=sharing"), *world.pods("app=alone"), "last"):
+        world.settles(lambda pod=pod: world.sees(pod, "/data/hello", "hello"))  # type: ignore[misc]
+        assert world.restarts(pod) == 0
+
+
+def first_node(world: World) -> str:
+    return str(world.ground.kubectl.list("nodes")[0]["metadata"]["name"])
+
+
+def pods_there(world: World) -> int:
+    """How many of the first node's places are taken."""
+    return len(world.ground.kubectl.list("pods", "--all-namespaces", f"--field-selector=spec.nodeName={first_node(world)}"))
