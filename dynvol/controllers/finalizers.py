@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeVar
 from dynvol.api.meta import ObjectMeta
 from dynvol.api.resources import Resource
 from dynvol.kube.client import KubeClient, Operations
-from dynvol.kube.errors import Conflict, NotFound
+from dynvol.kube.errors import Conflict, Invalid, NotFound
 
 from .namesakes import Superseded
 
@@ -22,13 +22,14 @@ T = TypeVar("T", bound=_Object)
 
 
 _ATTEMPTS: Final = 4
-"""A claim's status has many writers, so a version from the cache is often an old one; a fresh look settles it."""
+"""All nodes that a claim reaches put the same finalizer on at the same time; a fresh look shows that one of them has."""
 
 
 async def add_finalizer(client: KubeClient, resource: Resource[T], obj: T, finalizer: str) -> None:
     """Makes sure that `obj` waits for us when it is deleted.
 
-    Raises Superseded if it went, or is going without waiting for us; Conflict if it changes faster than it can be read.
+    Raises Superseded if it went, or is going without waiting for us; Conflict or Invalid if its finalizers change faster than they
+    can be read.
     """
     current = obj
     for _ in range(_ATTEMPTS):
@@ -38,10 +39,10 @@ async def add_finalizer(client: KubeClient, resource: Resource[T], obj: T, final
         if meta.deleting:
             raise Superseded(f"{meta.key} is being deleted")
         try:
-            await _write(client, resource, meta, [*meta.finalizers, finalizer])
+            await client.json_patch(resource, meta.name, _with(meta, finalizer), namespace=meta.namespace)
             return
-        except Conflict as conflict:
-            lost = conflict
+        except (Conflict, Invalid) as refused:
+            lost = refused
             current = await _fresh(client, resource, meta)
         except NotFound as gone:
             raise Superseded(f"{meta.key} went") from gone
@@ -60,6 +61,20 @@ async def drop_finalizer(client: KubeClient, resource: Resource[T], obj: T, fina
     meta = obj.metadata
     if finalizer in meta.finalizers:
         await client.json_patch(resource, meta.name, without(meta, finalizer), namespace=meta.namespace)
+
+
+def _with(meta: ObjectMeta, finalizer: str) -> Operations:
+    """The JSON patch that puts a finalizer on this very object, if the others are still those that it had.
+
+    It tests them and not the version: that changes with each node's word in a claim's status, and few would get through while as
+    many write it.
+    """
+    place = "/metadata/finalizers"
+    same = {"op": "test", "path": "/metadata/uid", "value": meta.uid}
+    if not meta.finalizers:
+        return [same, {"op": "test", "path": place, "value": None}, {"op": "add", "path": place, "value": [finalizer]}]
+    others = {"op": "test", "path": place, "value": list(meta.finalizers)}
+    return [same, others, {"op": "add", "path": f"{place}/-", "value": finalizer}]
 
 
 def without(meta: ObjectMeta, finalizer: str) -> Operations:

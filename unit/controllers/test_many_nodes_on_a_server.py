@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from dynvol.api import names
 from dynvol.api.claim import DynamicVolumeClaim
-from dynvol.api.resources import CLASSES, NODES
+from dynvol.api.resources import CLAIMS, CLASSES, NODES
+from dynvol.controllers.finalizers import add_finalizer
+from dynvol.kube.client import KubeClient
+from dynvol.kube.connection import Connection
 from dynvol.runtime.store import Change
 
-from .world import World
+from .world import Wire, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -135,3 +140,14 @@ async def test_a_class_made_anew_serves_as_the_first_did(world: World) -> None:
         await world.until(lambda: world.condition("Ready").reason == "ClassNotFound")
         await world.add_class(secret=False)
         await world.until(world.is_mounted)
+
+
+async def test_a_finalizer_goes_on_at_once_though_others_have_written_the_status(world: World) -> None:
+    await world.add_claim()
+    stale = await world.until(world.claim)
+    await world.admin.merge_patch(CLAIMS, "data", {"status": {"desired": 7}}, namespace=world.namespace, subresource="status")
+    async with world.connect() as connection:
+        wire = Wire(connection, told=world.poke)
+        await add_finalizer(KubeClient(cast(Connection, wire)), CLAIMS, stale, names.CLAIM_FINALIZER)
+    assert (len(wire.writes), wire.reads) == (1, [])
+    await world.until(lambda: (claim := world.claim()) and names.CLAIM_FINALIZER in claim.metadata.finalizers)

@@ -102,7 +102,7 @@ def _operate(document: Json, operation: Object) -> Json:
             value = lookup(document, source)
             return _put(_cut(document, source), path, value, insert=True)
         case "test":
-            if not _equal(lookup(document, path), operation.get("value")):
+            if not _equal(_present(document, path), operation.get("value")):
                 raise ValueError(f"testing path {operation['path']} value failed")
             return document
         case other:
@@ -124,6 +124,12 @@ def lookup(document: Json, path: Iterable[str]) -> Json:
     for step in path:
         document = document[_index(document, step)] if isinstance(document, list) else document[step]
     return document
+
+
+def _present(document: Json, path: list[str]) -> Json:
+    """As `lookup`, but that a field which is not there is null to a test, as to the real server's."""
+    holder = lookup(document, path[:-1])
+    return holder.get(path[-1]) if path and isinstance(holder, dict) else lookup(document, path)
 
 
 def _index(items: list[Json], step: str, *, insert: bool = False) -> int:

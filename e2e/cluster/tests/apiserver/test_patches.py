@@ -18,6 +18,13 @@ async def test_a_merge_patch_sets_and_removes(client: Client, core: str) -> None
     assert after["data"] == {"keep": "1", "new": "3"}
 
 
+async def test_a_field_that_is_not_there_is_null_to_the_test_of_a_json_patch(client: Client, core: str) -> None:
+    (await client.post(f"{core}/configmaps", {"metadata": {"name": "a"}})).ok()
+    operations: list[Object] = [{"op": "test", "path": "/data", "value": None}, {"op": "add", "path": "/data", "value": {"k": "1"}}]
+    assert (await client.json_patch(f"{core}/configmaps/a", *operations)).ok()["data"] == {"k": "1"}
+    (await client.json_patch(f"{core}/configmaps/a", *operations)).refused(422)
+
+
 async def test_a_json_patch_is_refused_whole_if_its_test_fails(client: Client, core: str) -> None:
     (await client.post(f"{core}/configmaps", {"metadata": {"name": "a"}, "data": {"k": "1"}})).ok()
     operations = [
