@@ -15,7 +15,7 @@ from dynvol.api.identity import label_value
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, CLASSES, NODES, PODS
 from dynvol.controllers.claimstatus import LeaderView
-from dynvol.controllers.heldvolumes import BY_HOLDER, index_holder
+from dynvol.controllers.held.volumes import BY_HOLDER, index_holder
 from dynvol.controllers.matching import BY_LABEL, BY_NAMESPACE, index_by_label
 from dynvol.controllers.view import (
     BY_CLAIM_UID,

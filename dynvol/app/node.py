@@ -27,15 +27,15 @@ from dynvol.controllers.claimreport import ClaimReporter
 from dynvol.controllers.claimstatus import ClaimStatusController
 from dynvol.controllers.externalvolume import ExternalVolumeController
 from dynvol.controllers.farewell import Farewell
-from dynvol.controllers.heldvolumes import HeldVolumes
-from dynvol.controllers.holders import HolderController
+from dynvol.controllers.held.holders import HolderController
+from dynvol.controllers.held.nodevolumes import KernelVolumes
+from dynvol.controllers.held.showing import ShowingController
+from dynvol.controllers.held.volumes import HeldVolumes
 from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.nodemounts import KernelMounts
-from dynvol.controllers.nodevolumes import KernelVolumes
 from dynvol.controllers.providerclass import ProviderClassController
 from dynvol.controllers.removal import RemovalController
-from dynvol.controllers.showing import ShowingController
 from dynvol.controllers.startuptaint import StartupTaintController
 from dynvol.controllers.view import Instruments, NodeView
 from dynvol.csi.kernel import KernelTargets

@@ -33,7 +33,7 @@ from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
 from .desired import Attachment, EarlierMounts, wanted_mount, workload
-from .heldvolumes import HeldVolumes
+from .held.volumes import HeldVolumes
 from .leftovers import Leftovers, look
 from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides, reaching, selected
 from .namesakes import Superseded, expect_same

@@ -14,7 +14,7 @@ import yaml
 from dynvol.api import names
 from dynvol.api.core import Node
 from dynvol.api.identity import Holding
-from dynvol.controllers.holderspec import holder_pod
+from dynvol.controllers.held.holderspec import holder_pod
 from dynvol.controllers.startuptaint import removal
 from unit.apiservers import CONFIG, KINDS, Kubectl, apiserver, eventually, needs_kubectl
 

@@ -26,7 +26,7 @@ from dynvol.app.caches import MOUNT_PODS, holder_pods, leader_view, node_view
 from dynvol.controllers.claimreport import ClaimReporter
 from dynvol.controllers.claimstatus import ClaimStatusController
 from dynvol.controllers.externalvolume import ExternalVolumeController
-from dynvol.controllers.heldvolumes import HeldVolumes
+from dynvol.controllers.held.volumes import HeldVolumes
 from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.providerclass import ProviderClassController

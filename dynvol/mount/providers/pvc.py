@@ -1,6 +1,6 @@
 """A PersistentVolumeClaim of the pod's own namespace, whatever its StorageClass.
 
-Kubelet mounts the volume, for a holder pod, and the node process shows it in the pods that want it (`controllers.holders`). So
+Kubelet mounts the volume, for a holder pod, and the node process shows it in the pods that want it (`controllers.held`). So
 there is no program to run and there are no credentials: of what providers do, only judging what users write is left.
 """
 

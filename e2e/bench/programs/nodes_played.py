@@ -22,7 +22,7 @@ from dynvol.controllers.claimreport import ClaimReporter
 from dynvol.controllers.claimstatus import ClaimStatusController
 from dynvol.controllers.desired import workloads
 from dynvol.controllers.externalvolume import ExternalVolumeController
-from dynvol.controllers.heldvolumes import HeldVolumes
+from dynvol.controllers.held.volumes import HeldVolumes
 from dynvol.controllers.mountpod import MountPodController
 from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.view import Instruments, NodeView

@@ -22,14 +22,14 @@ from dynvol.mount.held import Volume
 from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
-from .claimreport import ClaimReporter
-from .desired import workloads
-from .finalizers import add_finalizer
-from .heldvolumes import Binding, HeldVolumes, index_holder
-from .matching import claim_decides, class_decides, pod_decides, selected
-from .namesakes import Superseded
-from .status import Standing
-from .view import Instruments
+from ..claimreport import ClaimReporter
+from ..desired import workloads
+from ..finalizers import add_finalizer
+from ..matching import claim_decides, class_decides, pod_decides, selected
+from ..namesakes import Superseded
+from ..status import Standing
+from ..view import Instruments
+from .volumes import Binding, HeldVolumes, index_holder
 
 log = logs.get(__name__)
 

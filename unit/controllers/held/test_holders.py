@@ -11,8 +11,8 @@ import pytest
 from dynvol.api import names
 from dynvol.api.core import Event, PersistentVolumeClaim, Pod
 from dynvol.api.identity import Holding, uuid_of_holder
-from dynvol.controllers.holders import meaning, verdict
-from dynvol.controllers.holderspec import holder_pod, holding_of
+from dynvol.controllers.held.holders import meaning, verdict
+from dynvol.controllers.held.holderspec import holder_pod, holding_of
 
 HOLDING = Holding("node", "team", "disk", 1000)
 

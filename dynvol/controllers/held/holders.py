@@ -24,11 +24,11 @@ from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
-from .heldvolumes import HeldVolumes, index_holder
+from ..matching import claim_decides, class_decides, pod_decides
+from ..status import Standing, container_runs
+from ..view import Instruments
 from .holderspec import holder_pod
-from .matching import claim_decides, class_decides, pod_decides
-from .status import Standing, container_runs
-from .view import Instruments
+from .volumes import HeldVolumes, index_holder
 
 log = logs.get(__name__)
 

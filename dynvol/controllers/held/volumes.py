@@ -22,12 +22,12 @@ from dynvol.mount.mountinfo import Mount
 from dynvol.observe import logs
 from dynvol.runtime.informer import Informer
 
-from .desired import Attachment, workload
+from ..desired import Attachment, workload
+from ..matching import BY_NAMESPACE
+from ..status import Standing, container_runs
+from ..view import BY_ENTRY, NodeView
 from .holderspec import holding_of
-from .matching import BY_NAMESPACE
 from .nodevolumes import NodeVolumes
-from .status import Standing, container_runs
-from .view import BY_ENTRY, NodeView
 
 log = logs.get(__name__)
 
