@@ -22,6 +22,10 @@ class Pair:
     umask: str
     workload: tuple[str, ...]
 
+    @property
+    def is_shared(self) -> bool:
+        return self.workload[1:] == (self.node,)
+
 
 def expected_in(claim: Object, pods: Sequence[Object]) -> Iterable[Pair]:
     """The pods that a claim should be in, worked out anew: same namespace, labels, a volume of the claim's class."""

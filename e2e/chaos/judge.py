@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ class Judge:
 
     async def _wrong_views(self, pods: Sequence[Object], pairs: Sequence[Pair]) -> list[str]:
         found = []
+        shared: set[tuple[str, str, str]] = set()
         for pod in pods:
             name = pod["metadata"]["name"]
             wanted = {pair.path: pair for pair in pairs if pair.pod == name}
@@ -82,9 +83,10 @@ class Judge:
                 continue
             table = [m for m in _fuse(process.pid) if _is_below_roots(m)]
             found += _differences(name, table, wanted)
+            shared |= {(p.node, p.claim_uid, m.source) for m in table if (p := wanted.get(str(m.mount_point))) and p.is_shared}
             right = [pair for m in table if (pair := wanted.get(str(m.mount_point)))]
             found += [why for pair in right if (why := await _wrong_mode(process.pid, pair))]
-        return found
+        return [*found, *_mixed_up(shared)]
 
     def _wrong_on_nodes(self, pairs: Sequence[Pair]) -> Iterable[str]:
         """On the node each mount shows twice: in the workload's directory, and in kubelet's view of it."""
@@ -92,10 +94,11 @@ class Judge:
             there = _fuse(machine)
             for m in there:
                 self._connections[int(m.device.partition(":")[2])] = time.time()
-            shown, wanted = Counter(_claim_of(m) for m in there), Counter(p.claim_uid for p in pairs if p.node == node)
-            for uid in shown.keys() | wanted.keys():
-                if shown[uid] != 2 * wanted[uid]:
-                    yield f"{node} shows claim {uid} {shown[uid]} times, not {2 * wanted[uid]}"
+            shown = Counter(_place_on_node(m) for m in there)
+            wanted = {(p.pod_uid, Path(p.path).name): 2 for p in pairs if p.node == node}
+            for place in shown.keys() | wanted.keys():
+                if shown[place] != wanted.get(place, 0):
+                    yield f"{node} shows {place[1]} of pod {place[0]} {shown[place]} times, not {wanted.get(place, 0)}"
 
     def _stale_connections(self) -> Iterable[str]:
         """Connections that were ours and are in no mount table any more, but still in the kernel. A number that was given away
@@ -187,7 +190,7 @@ def _differences(pod: str, table: Sequence[Mount], wanted: dict[str, Pair]) -> I
     yield from (f"{pod} has {count} mounts on {path}" for path, count in shown.items() if count > 1)
     for m in table:
         pair = wanted.get(str(m.mount_point))
-        if pair and _claim_of(m) != pair.claim_uid:
+        if pair and not pair.is_shared and _claim_of(m) != pair.claim_uid:
             yield f"{pod} has {m.source} on {m.mount_point}, not claim {pair.claim_uid}"
 
 
@@ -205,6 +208,22 @@ async def _wrong_mode(pid: int, pair: Pair) -> str:
 
 def _is_below_roots(mount: Mount) -> bool:
     return any(mount.mount_point.is_relative_to(f"/{client}") for client in CLIENTS)
+
+
+def _mixed_up(shared: Set[tuple[str, str, str]]) -> Iterable[str]:
+    """Of (node, claim, source) where pods share a mount pod. A source there names what is mounted, and each claim is for a bucket
+    of its own: so on a node a claim has one source, and a source one claim."""
+    sources = Counter((node, claim) for node, claim, _ in shared)
+    claims = Counter((node, source) for node, _, source in shared)
+    yield from (f"claim {claim} is {count} things on {node}" for (node, claim), count in sources.items() if count > 1)
+    yield from (f"{source} on {node} is for {count} claims" for (node, source), count in claims.items() if count > 1)
+
+
+def _place_on_node(mount: Mount) -> tuple[str, str]:
+    """The uid of the pod, and the name of the mountpoint: in a mount pod's root, or in kubelet's view of it."""
+    *_, above, name = mount.mount_point.parts
+    parts = mount.mount_point.parts
+    return (parts[parts.index("pods") + 1] if "pods" in parts else above), name
 
 
 def _claim_of(mount: Mount) -> str:
