@@ -24,8 +24,9 @@ UNFLUSHED = "UnflushedData"
 
 
 @pytest.fixture
-def waiting(world: World) -> tuple[World, str, str]:
-    """A world whose pod has closed a file that cannot be uploaded; the pod, and the bucket that is gone."""
+def waiting(world: World) -> Iterator[tuple[World, str, str]]:
+    """A world whose pod has closed a file that cannot be uploaded; the pod, and the bucket that is gone. It is there again after
+    the test, however that ends: without it nothing could be taken down."""
     world.kubectl.apply(
         manifests.provider_class(
             world.provider_class, secret="s3", secret_namespace=world.namespace, mounter="rclone", mount_memory_limit="256Mi"
@@ -39,7 +40,9 @@ def waiting(world: World) -> tuple[World, str, str]:
     world.store.remove(bucket)
     done = world.kubectl.exec(pod, "sh", "-c", f"echo written > {ROOT}/data/precious")
     assert done.code == 0, done.said
-    return world, pod, bucket
+    yield world, pod, bucket
+    if bucket not in {b["Name"] for b in world.store.client.list_buckets()["Buckets"]}:
+        world.store.make(bucket)
 
 
 def comes_back(world: World, bucket: str) -> None:

@@ -118,8 +118,8 @@ def _hands(kubectl: Kubectl) -> Iterator[None]:
 
 
 def _hand(image: str) -> manifests.Manifest:
-    """Sees the node's processes, and what kubelet and dynvol mount, at the same paths as they do."""
-    paths = {"state": onnode.STATE_DIR, "pods": "/var/lib/kubelet/pods"}
+    """Sees the node's processes, what kubelet and dynvol mount, and where they write, at the same paths as they do."""
+    paths = dict(zip(("state", "pods", "logs"), onnode.DISK, strict=True))
     container = {
         "name": "hand",
         "image": image,

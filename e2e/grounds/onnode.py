@@ -44,6 +44,11 @@ def everything() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
 
 
+def clusters_own() -> list[int]:
+    """The processes of pods, and kubelet. What else a node runs, this suite or its S3 server perhaps, is none of the cluster's."""
+    return [pid for pid in everything() if "kubepods" in _text(pid, "cgroup") or "kubelet" in command(pid).partition(" ")[0]]
+
+
 def below(pid: int) -> Iterator[int]:
     """The process and all that descend from it, in whatever namespaces they are."""
     waiting = [pid]
@@ -145,7 +150,7 @@ def _mount_pods(directory: Path) -> list[Path]:
     return [path for name in _listed(directory) for path in _listed(name)]
 
 
-def findings(text: str, *, among: Iterable[int], folders: Iterable[str], root: str = "") -> list[str]:
+def findings(text: str, *, among: Iterable[int], folders: Iterable[str]) -> list[str]:
     """Where a text stands, plain or in base64, of all that a node keeps: one sentence for each place.
 
     Of the processes `among`: command line, environment and memory. Of the files below `folders`: those on their own disk, for what
@@ -154,7 +159,7 @@ def findings(text: str, *, among: Iterable[int], folders: Iterable[str], root: s
     needles = [text.encode(), base64.b64encode(text.encode())]
     return [
         *(f"{what} of {command(pid)[:100].strip() or pid}" for pid in among if pid != os.getpid() for what in _told(pid, needles)),
-        *(f"file {path}" for folder in folders for path in _files(f"{root}{folder}") if _holds(path, needles)),
+        *(f"file {path}" for folder in folders for path in _files(folder) if _holds(path, needles)),
     ]
 
 
@@ -263,7 +268,7 @@ def main(task: str, *arguments: str) -> None:
             found = mounts(*arguments)
         case "findings":
             # Not as it is, or it would be found in this very command line.
-            found = findings(bytes.fromhex(arguments[0]).decode(), among=everything(), folders=DISK, root="/proc/1/root")
+            found = findings(bytes.fromhex(arguments[0]).decode(), among=clusters_own(), folders=DISK)
         case "state-files":
             found = state_files()
         case "fetch":
