@@ -8,6 +8,8 @@ from typing import Any
 GROUP = "dynamicvolume.csi.cloudnative101.net"
 API = f"{GROUP}/v1alpha1"
 ROOT = "/buckets"
+IMAGE = "busybox:1.36"
+"""Of users' containers: the one that a cluster without a registry must hold for the suite, beside dynvol's."""
 
 Manifest = dict[str, Any]
 
@@ -58,7 +60,7 @@ def opted_in(provider_class: str, *, root: str = ROOT, **more: str) -> dict[str,
 
 
 def pod_spec(*, command: list[str] | None = None, **more: Any) -> Manifest:
-    container = {"name": "app", "image": "busybox:1.36", "command": command or ["sleep", "infinity"]}
+    container = {"name": "app", "image": IMAGE, "command": command or ["sleep", "infinity"]}
     return {"terminationGracePeriodSeconds": 2, "containers": [container], **more}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from e2e import manifests
 from e2e.conftest import World
 from e2e.dockerlines import Machine, blocks, lines, machine
 from e2e.grounds.ground import ObjectStore
@@ -90,6 +91,7 @@ def test_one_pod_needs_nothing_else_in_its_cluster(world: World) -> None:
     node = world.kubectl.within("dynvol-system").get("daemonset", "dynvol-node")
     assistant = pod["spec"]["initContainers"][0]
     assistant["image"] = node["spec"]["template"]["spec"]["containers"][0]["image"]
+    pod["spec"]["containers"][0]["image"] = manifests.IMAGE  # the page's is any with a shell
     assistant["env"] = [{"name": "POD_NAME", "value": "notebook"}]  # by which the suite finds its process
     world.kubectl.apply(pod)
     world.kubectl.wait("pod/notebook", condition="condition=Ready")

@@ -103,7 +103,7 @@ def test_the_page_has_a_line_for_all_that_was_tried(lives: dict[str, dict[str, b
 
 def test_what_a_container_can_do_to_a_dynamic_volume(world: World) -> None:
     """One pod that may do everything to its own mounts, and one beside it that would see it if that went anywhere."""
-    container = {"name": "app", "image": "busybox:1.36", "command": ["sleep", "infinity"], "securityContext": {"privileged": True}}
+    container = {"name": "app", "image": manifests.IMAGE, "command": ["sleep", "infinity"], "securityContext": {"privileged": True}}
     (pod,) = world.deploy(spec=manifests.pod_spec(containers=[container]))
     world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
     world.ready("data")
