@@ -12,6 +12,7 @@ library is imported, because the mounter, which uses this package too, runs once
     held         volumes that kubelet mounts for one pod, shown in others
     caches       what clients have not uploaded yet, on the node's disk
     fuse         what a dead FUSE daemon leaves behind
+    nfs          mounts that the kernel serves from a server elsewhere, and the program that stands for one
     usage        the figures of NodeGetVolumeStats
     watch        wait for the table to change (asyncio)
     executor     blocking calls as joinable tasks on a bounded number of threads (asyncio)

@@ -1,4 +1,4 @@
-"""What FUSE daemons leave behind when they die, and how it is cleared without touching it.
+"""What FUSE daemons, and mounters of NFS, leave behind when they die, and how it is cleared without touching it.
 
 A mount outlives its daemon. Everything that looks into it then fails with ENOTCONN or, while the connection is still held
 open by a daemon that hangs, waits. Two things help: aborting the connection, which makes every waiting call return, and a
@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from dynvol.mount import mountinfo, paths, syscalls
+from dynvol.mount import mountinfo, nfs, paths, syscalls
 from dynvol.mount.errors import MountError, NotMounted
 from dynvol.mount.mountinfo import Mount, MountTable
 from dynvol.mount.paths import Obstacle
@@ -62,14 +62,14 @@ def open_device(mountpoint: str, *, source: str, read_only: bool) -> int:
 
 
 def mounts_below(table: MountTable, root: str) -> tuple[Mount, ...]:
-    """The FUSE mounts at and below `root` that can be unmounted without a look-up through another one: what is mounted
-    inside a FUSE mount goes with it."""
-    found = [m for m in (*table.below(root), *reversed(table.stack(root))) if m.is_fuse and table.at(m.path) == m]
+    """The mounts of clients at and below `root` that can be unmounted without a look-up through another one: what is mounted
+    inside one goes with it."""
+    found = [m for m in (*table.below(root), *reversed(table.stack(root))) if _is_a_clients(m) and table.at(m.path) == m]
     return tuple(m for m in found if not _lies_inside(table, m, found))
 
 
 def clear_dead(root: str, *, only: Collection[str] | None = None) -> Clearing:
-    """Abort and lazily unmount the FUSE mounts at and below `root`, or those of them at the paths in `only`. Idempotent.
+    """Abort and lazily unmount the mounts of clients at and below `root`, or those of them at the paths in `only`. Idempotent.
 
     The caller knows that their daemons are gone, or beyond help. Mounts that propagated from there, into containers too, go
     with them. Connection numbers are remembered first: after the unmount nothing tells them any more.
@@ -82,14 +82,27 @@ def clear_dead(root: str, *, only: Collection[str] | None = None) -> Clearing:
         if not dead:
             break
         for mount in dead:
-            aborted = abort_connection(mount.minor)
-            with contextlib.suppress(NotMounted):
-                syscalls.unmount(mount.path, lazily=True)
-            cleared[mount.id] = ClearedMount(mount.path, mount.source, mount.minor, aborted)
+            cleared[mount.id] = ClearedMount(mount.path, mount.source, mount.minor, _clear(mount))
         table = mountinfo.read()
     devices = {(0, mount.connection) for mount in cleared.values()}
     left = (m for m in table if m.device in devices)
     return Clearing(tuple(cleared.values()), tuple(Obstacle(m.path, f"{m.label} still shows here") for m in left))
+
+
+def _is_a_clients(mount: Mount) -> bool:
+    """NFS may also be what Kubernetes mounts."""
+    return mount.is_fuse or (mount.is_nfs and mount.name.startswith(nfs.OURS))
+
+
+def _clear(mount: Mount) -> bool:
+    """Whether there was a connection, and it was ended."""
+    if mount.is_nfs:
+        nfs.take_away(mount.path)
+        return False
+    aborted = abort_connection(mount.minor)
+    with contextlib.suppress(NotMounted):
+        syscalls.unmount(mount.path, lazily=True)
+    return aborted
 
 
 def abort_connection(connection: int) -> bool:

@@ -23,6 +23,7 @@ SELF: Final = "/proc/self/mountinfo"
 _REMOTE: Final = frozenset(
     {"9p", "afs", "autofs", "ceph", "cifs", "coda", "gfs2", "lustre", "nfs", "nfs4", "ocfs2", "smb3", "virtiofs"}
 )
+NFS: Final = frozenset({"nfs", "nfs4"})
 _ESCAPE: Final = re.compile(rb"\\([0-3][0-7]{2})")
 _DELETED: Final = "//deleted"
 _READ_ATTEMPTS: Final = 8
@@ -64,6 +65,15 @@ class Mount:
     def label(self) -> str:
         """For messages."""
         return f"{self.fstype} {self.source} (root {self.root})"
+
+    @property
+    def name(self) -> str:
+        """The source, as far as whoever mounted it was free to choose: that of NFS ends in the server's directory."""
+        return self.source.partition(":")[0] if self.is_nfs else self.source
+
+    @property
+    def is_nfs(self) -> bool:
+        return self.fstype in NFS
 
     @property
     def read_only(self) -> bool:

@@ -49,6 +49,7 @@ _MOUNT_ATTR_NODEV: Final = 4
 _FSOPEN_CLOEXEC: Final = 1
 _FSCONFIG_CMD_CREATE: Final = 6
 _FSMOUNT_CLOEXEC: Final = 1
+_MNT_FORCE: Final = 1
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _CLONE_NEWNS: Final = 0x20000
@@ -114,15 +115,16 @@ def mount(
         raise MountError.of(ctypes.get_errno(), f"mount(source={source!r}, target={target!r}{kind}, {_words(flags)})")
 
 
-def unmount(target: str, *, lazily: bool = False) -> None:
-    """umount2(2), never through a symbolic link.
+def unmount(target: str, *, lazily: bool = False, forcibly: bool = False) -> None:
+    """umount2(2), never through a symbolic link. Forcibly: what waits for a server or a daemon fails, even if the mount stays.
 
     EINVAL (no mount point) and ENOENT (no such path) are `NotMounted`: whoever unmounts wants exactly that state.
     """
-    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazily else 0)
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazily else 0) | (_MNT_FORCE if forcibly else 0)
     if _libc.umount2(_bytes(target), flags) == 0:
         return
-    number, call = ctypes.get_errno(), f"umount2({target!r}, {'MNT_DETACH|' if lazily else ''}UMOUNT_NOFOLLOW)"
+    words = f"{'MNT_FORCE|' if forcibly else ''}{'MNT_DETACH|' if lazily else ''}UMOUNT_NOFOLLOW"
+    number, call = ctypes.get_errno(), f"umount2({target!r}, {words})"
     raise NotMounted(number, call) if number in (errno.EINVAL, errno.ENOENT) else MountError.of(number, call)
 
 

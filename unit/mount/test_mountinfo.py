@@ -205,7 +205,7 @@ def test_ten_thousand_lines_are_read_in_a_moment() -> None:
 
 
 def test_what_the_mounter_needs_imports_nothing_heavy() -> None:
-    light = ["errors", "fuse", "mountinfo", "paths", "propagation", "syscalls", "targets", "usage"]
+    light = ["errors", "fuse", "mountinfo", "nfs", "paths", "propagation", "syscalls", "targets", "usage"]
     code = f"import sys, {', '.join('dynvol.mount.' + name for name in light)}; print(*sys.modules)"
     command = [sys.executable, "-I", "-c", code]
     loaded = subprocess.run(command, check=True, capture_output=True, text=True, env={}).stdout.split()
