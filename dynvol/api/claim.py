@@ -59,6 +59,15 @@ class RcloneConfig(Projection, frozen=True):
     """rclone's option → key of the class's Secret that has its value."""
 
 
+class NFSConfig(Projection, frozen=True):
+    server: str
+    """A host, and a port if need be."""
+    path: str
+    version: str = ""
+    options: str = ""
+    """As `ClaimSpec.mount_options`, beside it."""
+
+
 class PVCConfig(Projection, frozen=True):
     claim_name: str
     sub_path: str = ""
@@ -78,6 +87,7 @@ class ClaimSpec(Projection, frozen=True):
     storage_provider_class: str = ""
     s3_config: S3Config | None = None
     rclone_config: RcloneConfig | None = None
+    nfs_config: NFSConfig | None = None
     pvc_config: PVCConfig | None = None
     config: dict[str, str] | None = None
     """For providers that are not ours: what they take, as they name it."""
@@ -95,7 +105,12 @@ class ClaimSpec(Projection, frozen=True):
         """The provider, named or else following from which configuration is given; empty if neither."""
         if self.storage_provider:
             return self.storage_provider
-        given = (("s3", self.s3_config), ("rclone", self.rclone_config), (names.PVC, self.pvc_config))
+        given = (
+            ("s3", self.s3_config),
+            ("rclone", self.rclone_config),
+            (names.NFS, self.nfs_config),
+            (names.PVC, self.pvc_config),
+        )
         return next((name for name, config in given if config is not None), "")
 
     @property
@@ -113,7 +128,8 @@ class ClaimSpec(Projection, frozen=True):
         """What the claim itself says of a mount, as providers take it (`WantedMount.parameters`): judged at admission, told to
         mount pods. What it leaves open is left out."""
         owner = {key: str(value) for key, value in (("uid", self.uid), ("gid", self.gid)) if value is not None}
-        given = {**self._storage(), **owner, "umask": self.umask, "claimOptions": self.mount_options}
+        options = ",".join(filter(None, (self.nfs_config.options if self.nfs_config else "", self.mount_options)))
+        given = {**self._storage(), **owner, "umask": self.umask, "claimOptions": options}
         return {key: value for key, value in given.items() if value}
 
     def _storage(self) -> dict[str, str]:
@@ -124,6 +140,8 @@ class ClaimSpec(Projection, frozen=True):
             plain = {f"parameter.{name}": value for name, value in rclone.parameters.items()}
             secret = {f"secret.{name}": key for name, key in rclone.secret_keys.items()}
             return {"type": rclone.type, "path": rclone.path, **plain, **secret}
+        if (nfs := self.nfs_config) is not None:
+            return {"server": nfs.server, "path": nfs.path, "version": nfs.version}
         if (pvc := self.pvc_config) is not None:
             return {"claimName": pvc.claim_name, "subPath": pvc.sub_path}
         return {key: value for key, value in (self.config or {}).items() if key not in (*OF_CLASSES, ANONYMOUS)}

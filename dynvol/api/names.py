@@ -23,6 +23,7 @@ INJECT: Final = f"{GROUP}/inject"
 """As an annotation of a pod: `"false"` opts out. As a label of a namespace: `enabled` makes its annotations defaults."""
 INJECTED_LABEL: Final = f"{GROUP}/injected"
 
+NFS: Final = "nfs"
 PVC: Final = "pvc"
 """The one provider without mount pods: node processes bring its volumes, which holder pods keep mounted."""
 

@@ -57,17 +57,17 @@ class KernelMounts:
         self._handlers.append(handler)
 
     def _places(self, table: MountTable) -> frozenset[Place]:
-        return frozenset((PurePosixPath(m.path), m.source) for m in table.below(str(self._base)))
+        return frozenset((PurePosixPath(m.path), m.name) for m in table.below(str(self._base)))
 
     # --- Questions
 
     def source_at(self, path: PurePosixPath) -> str | None:
         mount = self._watcher.table.at(str(path))
-        return mount.source if mount is not None and mount.source.startswith(SOURCE_PREFIX) else None
+        return mount.name if mount is not None and mount.name.startswith(SOURCE_PREFIX) else None
 
     def below(self, root: PurePosixPath) -> dict[PurePosixPath, str]:
         mounts = self._watcher.table.below(str(root))
-        return {PurePosixPath(m.path): m.source for m in mounts if m.source.startswith(SOURCE_PREFIX)}
+        return {PurePosixPath(m.path): m.name for m in mounts if m.name.startswith(SOURCE_PREFIX)}
 
     def is_root(self, path: PurePosixPath) -> bool:
         mount = self._watcher.table.at(str(path))
@@ -130,9 +130,9 @@ class _Claims:
         found = cls(table, {}, {})
         for mount in table.below(base.rstrip("/")):
             _class, uuid, pod_uid, mountpoint = [*mount.path.removeprefix(base).split("/", 3), "", "", ""][:4]
-            if mountpoint and mount.source.startswith(SHARED_SOURCE):
+            if mountpoint and mount.name.startswith(SHARED_SOURCE):
                 found.nameless.setdefault(uuid, set()).add(f"{pod_uid}/{mountpoint}")
-            elif mountpoint and (claim_uid := claim_uid_of(mount.source)):
+            elif mountpoint and (claim_uid := claim_uid_of(mount.name)):
                 found.pods.setdefault(claim_uid, set()).add(pod_uid)
         return found
 

@@ -327,7 +327,7 @@ class Engine:
             return {}
         table = self._tools.watcher.table
         found = stage.ours(table, self._tools.stage)
-        return {path: [Shown(m.source, m.device) for m in stack] for path, stack in found.items()}
+        return {path: [Shown(m.name, m.device) for m in stack] for path, stack in found.items()}
 
     def _views(self) -> dict[str, SessionView]:
         return {source: session.view for source, session in self._sessions.items()}

@@ -1,7 +1,10 @@
-"""One life of a FUSE client: its program, its private mount, its secrets.
+"""One life of a client: its program, its private mount, its secrets.
 
 A life starts, comes up, serves, and ends; what it was for, whether another follows, and what is said about it are the session's.
 At its end the program is dead, the private mount and the secrets are gone. Its cache stays, for whoever is to look into that.
+
+A mount that the kernel serves itself (`Command.in_kernel`) is not so forgiving as one of FUSE: no end of a program ends what waits
+for its server. No thread of ours ever asks such a file system anything, or drops the last reference to it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dynvol.api.mounts import WantedMount
-from dynvol.mount import caches, fuse, syscalls
+from dynvol.mount import caches, fuse, mountinfo, nfs, syscalls
 from dynvol.mount.errors import MountProblem, NotMounted
 from dynvol.mount.mountinfo import Mount, MountTable
 from dynvol.mount.providers.contract import Client, Credentials, Finding, Place
@@ -25,6 +28,10 @@ from .process import Child
 from .tools import Tools, first
 
 _log: Final = logs.get(__name__)
+
+_STAT: Final = "/usr/bin/stat"
+SOME: Final = -1
+"""Instead of a number of files, where nobody counts them."""
 
 
 class Life:
@@ -42,6 +49,8 @@ class Life:
         self._tools = tools
         self._command = client.command(self.place)
         self._child: Child | None = None
+        self._asked: dict[str, Child] = {}
+        """Programs that ask the kernel in our stead, by their question: while one hangs there is no second."""
 
     def start(self) -> None:
         """Raises Cannot; then nothing was started, and `end` is owed all the same. OSError for a disk that is full, say."""
@@ -61,6 +70,10 @@ class Life:
     @property
     def alive(self) -> bool:
         return self._child is not None and self._child.alive
+
+    @property
+    def in_kernel(self) -> bool:
+        return self._command.in_kernel
 
     async def come_up(self, *, unless: asyncio.Future[Any], slowly: Callable[[Finding], None]) -> bool:
         """Whether the mount came up: it is in the table under our name, and a statfs of it returns. False also when `unless` is
@@ -95,10 +108,12 @@ class Life:
 
     def _private(self, table: MountTable) -> Mount | None:
         mount = table.at(self.place.mountpoint)
-        return mount if mount is not None and mount.source == self.mount.source else None
+        return mount if mount is not None and mount.name == self.mount.source else None
 
     async def statfs(self) -> bool:
-        """Whether the private mount answers, be it with an error. In a thread, which may hang as long as the client does."""
+        """Whether the private mount answers; with an error, it does not. In a thread, which may hang as long as the client does."""
+        if self.in_kernel:
+            return await self._ask("statfs", _STAT, "-f", "--", self.place.mountpoint)
         try:
             await self._tools.executor.run(f"statfs {self.place.mountpoint} {self.child.pid}", os.statvfs, self.place.mountpoint)
         except OSError:
@@ -109,15 +124,38 @@ class Life:
         """What the storage says to a request of this client's; None if it has no complaint."""
         return await look.diagnose(self.client, self.place, self._tools)
 
+    async def _ask(self, question: str, *argv: str) -> bool:
+        """Whether a program ends with 0. Whoever does not wait for its end leaves it to the next who asks."""
+        child = self._asked.get(question)
+        if child is None:
+            child = self._asked[question] = self._tools.children.start(argv, environment={"LC_ALL": "C"})
+        await first(child.exited)
+        self._asked.pop(question, None)
+        return child.exited.result() == 0
+
     async def unflushed(self) -> int:
+        """How many closed files are not in the storage; SOME, where that cannot be told apart."""
+        if self.in_kernel:
+            return 0 if self._command.read_only or await self._synced() else SOME
         return await self._tools.executor.run(f"cache {self.place.cache}", caches.waiting, self.place.cache, self.mount)
 
     def stop(self) -> None:
         """Ask the program to end. Unlike `end` this does not wait, and keeps what it said."""
         self.child.signal(signal.SIGTERM)
 
+    async def _synced(self) -> bool:
+        """Whether the server has all that was written, as far as it says so soon."""
+        try:
+            async with asyncio.timeout(self._tools.timing.patience):
+                return await self._ask("sync", *nfs.command("sync", self.place.mountpoint))
+        except TimeoutError:
+            return False
+
     def clear_private_mount(self) -> None:
         """Lazily, which blocks on nothing: no one but us can see it, and programs' open files keep it alive by themselves."""
+        if self.in_kernel:
+            self.stop()
+            return
         try:
             while True:
                 syscalls.unmount(self.place.mountpoint, lazily=True)
@@ -135,14 +173,26 @@ class Life:
                 await asyncio.shield(self._kill(self._child))
         finally:
             self._tools.memory.give_back(self.mount.source, self.number)
-            self.clear_private_mount()
+            await asyncio.shield(self._clear_kernels_mount()) if self.in_kernel else self.clear_private_mount()
             stage.remove_secrets(self.place.secrets, self._command.files)
+
+    async def _clear_kernels_mount(self) -> None:
+        """A client that was asked to end has unmounted, and one that never mounted has nothing to. Programs that still ask are let
+        go of last: what they wait for fails with the mount."""
+        place, run = self.place.mountpoint, self._tools.executor.run
+        if mountinfo.read().at(place) is not None and not await run(f"take away {place}", nfs.take_away, place):
+            _log.error("a private mount stays", source=self.mount.source)
+        for child in tuple(self._asked.values()):
+            await look.end(child, patience=self._tools.timing.leave)
+        self._asked.clear()
+        with contextlib.suppress(OSError):
+            os.rmdir(place)
 
     async def _kill(self, child: Child) -> None:
         """A client that should be gone. One that hangs in the kernel ends with its connection."""
         patience = self._tools.timing.leave
         await look.end(child, patience=patience)
-        if child.alive and (mount := self._private(self._tools.watcher.table)) is not None:
+        if child.alive and not self.in_kernel and (mount := self._private(self._tools.watcher.table)) is not None:
             fuse.abort_connection(mount.minor)
             await first(child.exited, timeout=patience)
         if child.alive:

@@ -28,7 +28,7 @@ from dynvol.mount.providers.contract import DISK_FULL, Client, Credentials, Find
 from dynvol.observe import logs
 
 from .decide import SessionView, State
-from .life import Life
+from .life import SOME, Life
 from .look import Cannot, diagnose
 from .tools import Tools, first
 
@@ -273,13 +273,14 @@ class Session:
                 await self._look_at(life)
 
     async def _look_at(self, life: Life) -> None:
-        """One that answers nothing any more is reported, and killed if that lasts."""
+        """One that answers nothing any more is reported, and killed if that lasts. Killing helps nobody who waits for the kernel:
+        its client goes on by itself when the server is back, and what was to wait no longer has failed by then."""
         timing = self._tools.timing
         answer = asyncio.ensure_future(life.statfs())
         await first(answer, life.child.exited, self._stop, timeout=timing.stuck)
         if not answer.done() and life.alive and not self._stop.done():
-            self._tell(State.SERVING, Finding("ClientStuck", _STUCK, lasting=False))
-            await first(answer, life.child.exited, self._stop, timeout=timing.hopeless)
+            self._tell(State.SERVING, _SERVER_SILENT if life.in_kernel else Finding("ClientStuck", _STUCK, lasting=False))
+            await first(answer, life.child.exited, self._stop, timeout=None if life.in_kernel else timing.hopeless)
         if not answer.done():
             answer.cancel()
             if life.alive and not self._stop.done():
@@ -393,6 +394,11 @@ class Session:
         timing = self._tools.timing
         await self._wait_for_flush(life, in_use=self._held_open)
         self._flushed = not self._finding and not self._retiring
+        if life.in_kernel and not self._flushed:
+            # Its own unmount would wait for the server. Once it is dead, its mount is taken away by force.
+            _log.error("unmounted by force, with data that the server may not have", source=self.mount.source)
+            life.child.signal(signal.SIGKILL)
+            return
         life.clear_private_mount()
         if self._held_open and life.alive and not self._hurried:
             message = f"a program still has files open; its access ends when it closes them, or after {timing.linger:.0f} s"
@@ -419,7 +425,7 @@ class Session:
             slow = pause >= self._tools.timing.flush_poll_slow
             cause = await life.diagnose() if slow else None
             self._tell(State.ENDING, _unflushed(count, cause))
-            if away and slow and cause is None:
+            if away and slow and cause is None and not life.in_kernel:
                 return
             away = away or cause is not None
             await first(life.child.exited, self._give_up, timeout=pause)
@@ -431,6 +437,7 @@ class Session:
     @contextlib.asynccontextmanager
     async def _ending_if_stuck(self, life: Life, *, in_use: bool) -> AsyncIterator[None]:
         """Inside, a client that answers nothing any more is killed: it uploads nothing either, and another one takes up the rest.
+        (But for the kernel's, which goes on by itself when its server is back.)
         So is one that is `in_use` and cannot upload for as long as open files count: programs that wait for it could not be ended,
         not even by kubelet."""
         task = asyncio.create_task(self._end_if_stuck(life, in_use=in_use), name=f"look at {life.place.mountpoint}")
@@ -447,7 +454,8 @@ class Session:
             answer = asyncio.ensure_future(life.statfs())
             try:
                 await first(answer, life.child.exited, timeout=min(timing.stuck, max(0.0, last - _now())))
-                if life.alive and (not answer.done() or _now() >= last):
+                stuck = not answer.done() and not life.in_kernel
+                if life.alive and (stuck or _now() >= last):
                     _log.warning("client is stuck, and is killed", source=self.mount.source, pid=life.child.pid)
                     life.child.signal(signal.SIGKILL)
                     return
@@ -541,13 +549,14 @@ class Session:
         self._fail(await self._reason_of_death(life, otherwise=died))
 
     async def _reason_of_death(self, life: Life, *, otherwise: Finding | None = None) -> Finding:
-        """From the storage's own answer if it has a complaint, else from the client's last words."""
+        """From the storage's own answer if it has a complaint, else from the client's last words; the kernel's come first."""
         code, output = life.child.exited.result(), life.child.output
         _log.warning("client ended", source=self.mount.source, code=code, output=output[-2000:])
         died = otherwise or self._death_of(life)
         if -code in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT):
             return died
-        return await life.diagnose() or life.client.explain(output) or died
+        said = life.client.explain(output)
+        return (said if life.in_kernel else None) or await life.diagnose() or said or died
 
     def _death_of(self, life: Life) -> Finding:
         return Finding("ClientExited", _died(self.mount, life.child.exited.result()), lasting=False)
@@ -579,6 +588,9 @@ class Session:
 
 
 _STUCK: Final = "the client does not answer; if that lasts it is started again. Look at the limits of the class"
+_SERVER_SILENT: Final = Finding(
+    "EndpointTimeout", "the server does not answer; what programs ask of it waits, and goes on when it is back", lasting=False
+)
 _SLOW: Final = (
     "the client did not begin to serve within {seconds:.0f} s; it is tried again. Look at the limits of the class if this lasts"
 )
@@ -592,7 +604,7 @@ def _died(mount: WantedMount, code: int) -> str:
 
 
 def _files(count: int) -> str:
-    return "1 file is" if count == 1 else f"{count} files are"
+    return "1 file is" if count == 1 else "some files may be" if count == SOME else f"{count} files are"
 
 
 def _unflushed(count: int, cause: Finding | None = None) -> Finding:

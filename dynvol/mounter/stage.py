@@ -166,14 +166,20 @@ def _names(directory: str) -> list[str]:
 
 
 def is_ours(mount: Mount) -> bool:
-    return mount.is_fuse and mount.source.startswith(SOURCE_PREFIX)
+    return (mount.is_fuse or mount.is_nfs) and mount.name.startswith(SOURCE_PREFIX)
 
 
 def ours(table: MountTable, stage: Stage) -> dict[str, tuple[Mount, ...]]:
     """The mounts of ours that show below the root, by relative path; of several on one path the visible one last."""
     prefix = stage.root + "/"
-    found = {m.path for m in table if m.path.startswith(prefix) and is_ours(m)}
+    found = {m.path for m in table if m.path.startswith(prefix) and is_ours(m) and not _is_the_servers(m, table)}
     return {path[len(prefix) :]: table.stack(path) for path in found}
+
+
+def _is_the_servers(mount: Mount, table: MountTable) -> bool:
+    """Where a server's own file systems meet, the kernel mounts the inner one below the outer by itself, under its name."""
+    parent = table.parent_of(mount)
+    return mount.is_nfs and parent is not None and parent.name == mount.name and parent.path != mount.path
 
 
 def write_secrets(directory: str, files: Mapping[str, bytes]) -> None:

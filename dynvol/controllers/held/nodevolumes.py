@@ -85,4 +85,4 @@ class KernelVolumes:
 
 
 def _is_a_mounters(mount: Mount) -> bool:
-    return mount.is_fuse and mount.source.startswith(SOURCE_PREFIX)
+    return (mount.is_fuse or mount.is_nfs) and mount.name.startswith(SOURCE_PREFIX)

@@ -16,7 +16,7 @@ from dynvol.api import names
 
 from .contract import Provider
 
-NAMES: Final = (names.PVC, "rclone", "s3")
+NAMES: Final = (names.NFS, names.PVC, "rclone", "s3")
 """Our own."""
 ENTRY_POINTS: Final = "dynvol.providers"
 """The group under which other distributions register theirs: `name = "package.module:Class"`, made without arguments."""
@@ -33,6 +33,10 @@ def provider(name: str) -> Provider | None:
             from .rclone import Rclone
 
             return Rclone()
+        case names.NFS:
+            from .nfs import NFS
+
+            return NFS()
         case names.PVC:
             from .pvc import PVC
 

@@ -3,8 +3,8 @@
 The classes are msgspec Structs and not dataclasses although nothing decodes them: the mounter starts under a limit of a
 hundredth of a core, where making one dataclass costs fifty milliseconds of waiting and a Struct one.
 
-A provider whose file system is the kernel's own (nfs) has no program to supervise; it will give a second kind of start beside
-`Command`, and keeps all else. One whose volumes others mount (pvc) never meets the mounter: its `client` raises `Unusable`.
+Where the kernel itself serves (nfs), a small program stands for the mount, as if it served (`Command.in_kernel`). A provider whose
+volumes others mount (pvc) never meets the mounter: its `client` raises `Unusable`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ class Command(msgspec.Struct, frozen=True):
     takes_device: bool = False
     """The program does not mount: the mounter does, under the right name, and the program serves `DEVICE`."""
     read_only: bool = False
-    """How the mounter mounts then."""
+    """How the mounter mounts then; and of what the kernel serves, that there is nothing to flush."""
+    in_kernel: bool = False
+    """The program mounts and unmounts, and the kernel serves. So what is mounted may hang while the program is well, and goes on
+    when it is killed."""
     prepare: Callable[[], None] | None = None
     """Called before each start. May read and write what is in `Place.cache`, and take as long as that takes."""
 

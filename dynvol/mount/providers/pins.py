@@ -31,7 +31,7 @@ _ENDPOINT: Final = re.compile(
     r"(:(?P<port>[0-9]{1,5}))?/?",
     re.ASCII | re.IGNORECASE,
 )
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "nfs": 2049}
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._*-]{1,255}", re.ASCII)
 _NAMESPACE: Final = re.compile(r"[a-z0-9*]([a-z0-9*-]{0,61}[a-z0-9*])?", re.ASCII)
 _LONGEST_LIST: Final = 256

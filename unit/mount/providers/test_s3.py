@@ -143,7 +143,7 @@ def test_every_problem_is_told_at_once() -> None:
 
 
 def test_an_unknown_provider_is_named_with_those_there_are() -> None:
-    assert providers.validate("floppy", {}) == ('there is no storage provider "floppy"; this version has: pvc, rclone, s3',)
+    assert providers.validate("floppy", {}) == ('there is no storage provider "floppy"; this version has: nfs, pvc, rclone, s3',)
 
 
 def test_a_class_is_judged_by_its_mounter_and_options_alone() -> None:
