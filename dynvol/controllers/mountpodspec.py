@@ -73,6 +73,7 @@ def mount_pod(
             "restartPolicy": "OnFailure",
             "terminationGracePeriodSeconds": installation.grace_seconds,
             "enableServiceLinks": False,
+            **_network(provider_class),
             "tolerations": [{"operator": "Exists"}],
             "affinity": _pinned_to(workload.node),
             "containers": [_mounter(provider_class, installation)],
@@ -95,6 +96,13 @@ def labels(workload: Workload) -> dict[str, str]:
         names.NODE_LABEL: label_value(workload.node),
         names.CLASS_ANNOTATION: label_value(workload.provider_class),
     }
+
+
+def _network(provider_class: StorageProviderClass) -> Manifest:
+    """The kernel's NFS client connects from the network in which it was told to mount. A pod's own ends with the pod: whoever reads
+    or writes would wait from then on, some of them where no signal reaches."""
+    in_kernel = provider_class.spec.provider == names.NFS
+    return {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if in_kernel else {}
 
 
 def _pinned_to(node: str) -> Manifest:
