@@ -60,3 +60,20 @@ def test_a_claim_cannot_send_the_secret_to_a_server_that_its_class_does_not_name
     refused = world.kubectl.try_apply(claim)
     assert refused.code != 0
     assert "does not allow the endpoint 'http://collector.example.org'" in refused.said
+
+
+def test_a_claim_for_an_nfs_server_that_cannot_be_mounted_says_why_and_goes(world: World) -> None:
+    """No ground has an NFS server, and not every kernel has a client; which of the two is missing, the kernel says."""
+    name = f"{world.provider_class}-nfs"
+    world.kubectl.apply(
+        manifests.provider_class(name, secret="", secret_namespace="", provider="nfs", allowed_endpoints="nfs://127.0.0.1:9")
+    )
+    (pod,) = world.in_class(name).deploy()
+    spec = {"mountpoint": "/data", "selector": {}, "nfsConfig": {"server": "127.0.0.1:9", "path": "/exports"}}
+    claim = {"apiVersion": manifests.API, "kind": "DynamicVolumeClaim", "metadata": {"name": "data"}, "spec": spec}
+
+    world.kubectl.apply(claim)
+    reasons = ("KernelWithoutNFS", "EndpointUnreachable")
+    world.settles(lambda: world.condition("data", "Ready").get("reason") in reasons, what="the claim says what is missing")
+    world.kubectl.delete("dvc", "data")
+    assert world.restarts(pod) == 0

@@ -46,8 +46,16 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "no endpoint": spec(s3_endpoint=None),
     "empty strings": spec(s3_endpoint="", s3_region="", s3_prefix="", umask=""),
     "a prefix with a slash at its end": spec(s3_prefix="a/b/"),
+    "an NFS server": spec(s3Config=None, nfsConfig={"server": "files.example.com", "path": "/a b/größe", "options": "softerr"}),
+    "an IPv6 server with port and version": spec(
+        s3Config=None, nfsConfig={"server": "[2001:db8::5]:20049", "path": "/", "version": "4.1"}
+    ),
     "a PersistentVolumeClaim": spec(s3Config=None, pvcConfig={"claimName": "disk", "subPath": "users/..alice"}),
 }
+
+
+def nfs(**config: Any) -> dict[str, Any]:
+    return spec(s3Config=None, nfsConfig={"server": "files.example.com", "path": "/exports", **config})
 
 
 def pvc(**config: Any) -> dict[str, Any]:
@@ -55,6 +63,15 @@ def pvc(**config: Any) -> dict[str, Any]:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a server with a path": (nfs(server="files.example.com:/exports"), "must be a host name or an address"),
+    "a server that is an option": (nfs(server="a,addr=b"), "must be a host name or an address"),
+    "a bare IPv6 server": (nfs(server="2001:db8::5"), "must be a host name or an address"),
+    "a relative export": (nfs(path="exports"), "must begin with a slash"),
+    "an export that climbs": (nfs(path="/exports/../etc"), "must not contain . or .. as a name"),
+    "an export with a line break": (nfs(path="/a\nb"), "must not contain control characters"),
+    "NFS 3": (nfs(version="3"), "spec.nfsConfig.version"),
+    "NFS with an owner": (nfs() | {"uid": 1000}, "keeps owner and mode of files itself"),
+    "an NFS provider with a bucket": (spec(storageProvider="nfs"), "must be given in nfsConfig"),
     "a subPath that climbs": (pvc(subPath="a/../.."), "must not contain . or .. as a name"),
     "a subPath of the node": (pvc(subPath="/etc"), "must be relative to the volume"),
     "a subPath with a gap": (pvc(subPath="a//b"), "must not contain //"),

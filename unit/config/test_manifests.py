@@ -30,7 +30,9 @@ def workload(kind: str, name: str) -> Manifest:
 NODE, WEBHOOK = ("DaemonSet", "dynvol-node"), ("Deployment", "dynvol-webhook")
 
 
-@pytest.mark.parametrize("base", ["crd", "rbac", "node", "webhook", "prometheus", "samples", "samples/pvc", "default"])
+@pytest.mark.parametrize(
+    "base", ["crd", "rbac", "node", "webhook", "prometheus", "samples", "samples/nfs", "samples/pvc", "default"]
+)
 def test_every_base_renders(base: str) -> None:
     assert rendered(base)
 

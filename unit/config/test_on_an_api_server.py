@@ -51,6 +51,7 @@ async def test_the_samples_are_accepted(kubectl: Kubectl) -> None:
     stored = await kubectl.ok("get", "dvc", "-n", "dynamic-volume-test", "externalvolume-s3-sample", "-o", "yaml")
     assert yaml.safe_load(stored)["spec"]["s3Config"]["pathStyle"] is True
     await kubectl.ok("apply", "-k", str(CONFIG / "samples" / "pvc"))
+    await kubectl.ok("apply", "-k", str(CONFIG / "samples" / "nfs"))
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
@@ -78,9 +79,9 @@ async def test_a_bad_class_is_refused_in_words(kubectl: Kubectl, case: str) -> N
 
 
 async def test_a_field_that_does_not_exist_is_refused_rather_than_dropped(kubectl: Kubectl) -> None:
-    status, said = await tried(kubectl, "DynamicVolumeClaim", {**ACCEPTED["the least"], "nfsConfig": {"server": "x"}})
+    status, said = await tried(kubectl, "DynamicVolumeClaim", {**ACCEPTED["the least"], "tapeConfig": {"drive": "x"}})
     assert status != 0
-    assert 'unknown field "spec.nfsConfig"' in said
+    assert 'unknown field "spec.tapeConfig"' in said
 
 
 async def test_explain_reads_well(kubectl: Kubectl) -> None:
