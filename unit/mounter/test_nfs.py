@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from dynvol.api.mounts import UNFLUSHED, Phase
-from dynvol.mount import mountinfo, nfs
+from dynvol.mount import mountinfo, nfs, syscalls
 from dynvol.mounter import stage
 from dynvol.mounter.life import Life
 
@@ -115,6 +115,16 @@ class Server:
         ask = Life._ask
         monkeypatch.setattr(Life, "_ask", lambda life, question, *argv: ask(life, question, *waits, *argv))
 
+        self.forced: list[str] = []
+        """What was unmounted without waiting for it, by the program that does that: not by the mount's own, which would wait."""
+        take_away = nfs.take_away
+
+        def noted(path: str) -> bool:
+            self.forced.append(path)
+            return take_away(path)
+
+        monkeypatch.setattr(nfs, "take_away", noted)
+
     def falls_silent(self) -> None:
         self._silent.touch()
 
@@ -146,16 +156,49 @@ def test_a_mount_that_goes_waits_until_its_server_has_what_was_written(
     server = Server(playground, monkeypatch)
 
     async def scene() -> None:
-        async with engine(prepare(playground)) as hand:
+        async with engine(prepare(playground), timing=WATCHFUL) as hand:
             await hand.mounted(MOUNT)
+            program = hand.client(MOUNT)
             server.falls_silent()
             hand.engine.set_wanted([])
             (report,) = await hand.until(lambda found: found[0].reason == UNFLUSHED)
+            await asyncio.sleep(2 * WATCHFUL.stuck)
             assert report.phase is Phase.UNMOUNTING
             assert not hand.shown().exists(), "it is gone from the pod at once"
-            assert hand.client(MOUNT), "and its data is kept"
+            assert hand.client(MOUNT) == program, "and its data is kept"
             server.answers()
             await hand.engine.until_idle()
+
+    asyncio.run(scene())
+
+
+def test_one_that_a_program_still_uses_goes_by_force(playground: str, played: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what waits for the server could not be ended, not even by kubelet."""
+    server = Server(playground, monkeypatch)
+
+    async def scene() -> None:
+        async with engine(prepare(playground)) as hand:
+            await hand.mounted(MOUNT)
+            with (hand.shown() / "file").open("w"):
+                server.falls_silent()
+                hand.engine.set_wanted([])
+                await hand.until(lambda found: bool(found) and found[0].reason == UNFLUSHED)
+                await hand.engine.until_idle()
+                assert len(server.forced) == 1
+
+    asyncio.run(scene())
+
+
+def test_what_the_kernel_mounts_below_by_itself_is_left_to_it(playground: str, played: None) -> None:
+    """Where a server's file systems meet. A step of ours there would remove directories of the server."""
+
+    async def scene() -> None:
+        async with engine(prepare(playground)) as hand:
+            await hand.mounted(MOUNT)
+            inner = hand.shown() / "inner"
+            inner.mkdir()
+            syscalls.mount(str(inner), source=f"{MOUNT.source}:/exports/home/inner", fstype="ramfs")
+            assert list(stage.ours(mountinfo.read(), hand.stage)) == [MOUNT.path]
 
     asyncio.run(scene())
 
@@ -169,6 +212,7 @@ def test_one_that_could_only_be_read_goes_at_once(playground: str, played: None,
             server.falls_silent()
             hand.engine.set_wanted([])
             await hand.engine.until_idle()
+            assert server.forced == []
 
     asyncio.run(scene())
 
@@ -185,5 +229,6 @@ def test_a_mounter_that_has_to_leave_does_not_wait_for_a_silent_server(
             server.falls_silent()
             await hand.engine.close(within=1)
             await hand.engine.until_idle()
+            assert len(server.forced) == 1
 
     asyncio.run(scene())
