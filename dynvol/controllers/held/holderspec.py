@@ -16,9 +16,10 @@ from dynvol.mount.held import CONTAINER
 
 Manifest = dict[str, Any]
 
-GRACE: Final = 600
-"""Seconds that a holder which someone deletes stays while it is needed. It ends when the node process says so: the first process
-of a container hears no SIGTERM that it does not ask for."""
+GRACE: Final = 60
+"""Seconds that a holder which someone deletes stays: the first process of a container hears no SIGTERM that it does not ask for.
+By then a successor holds the same, or those who need it have ended. When the node process shortens it, kubelet does not take notice
+(its SyncTerminatingPod, up to 1.36): it waits for what it was told first. So a drain may wait as long."""
 _VOLUME: Final = "volume"
 _NOBODY: Final = 65534
 _ALL: Final = "."
