@@ -92,6 +92,15 @@ def waiting(cache: str, mount: WantedMount) -> int:
     return 0 if provider is None else provider.unflushed(mount.parameters, cache=cache)
 
 
+def in_use(cache: str, *, pid: int) -> bool:
+    """Whether the client with this process id has files of its cache open: it has those that programs may still write to."""
+    for fd in _names(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/fd/{fd}").startswith(f"{cache}/"):
+                return True
+    return False
+
+
 def numbers(directory: str, source: str) -> list[int]:
     """Of the clients that have a cache, the oldest first."""
     return sorted(int(name) for name in _names(f"{directory}/{source}") if name.isascii() and name.isdigit())

@@ -139,6 +139,12 @@ class Life:
             return 0 if self._command.read_only or await self._synced() else SOME
         return await self._tools.executor.run(f"cache {self.place.cache}", caches.waiting, self.place.cache, self.mount)
 
+    async def written_to(self) -> bool:
+        """Whether programs have files open that they may still write to, as far as a cache shows it."""
+        return self.alive and await self._tools.executor.run(
+            f"cache {self.place.cache}", caches.in_use, self.place.cache, pid=self.child.pid
+        )
+
     def stop(self) -> None:
         """Ask the program to end. Unlike `end` this does not wait, and keeps what it said."""
         self.child.signal(signal.SIGTERM)

@@ -63,8 +63,8 @@ class Session:
         """Done when the credentials are to be looked at."""
         self._refusals = 0
         """How often in a row the present credentials could not be put to use."""
-        self._retiring: Final[set[asyncio.Task[None]]] = set()
-        """Clients whose successor serves."""
+        self._retiring: Final[dict[int, asyncio.Task[None]]] = {}
+        """Clients whose successor serves, or served, by number. Their caches are nobody else's."""
         self.paths: Final[dict[str, str]] = {}
         """Where it was asked for or shown, and has to end for that: path → the claim's uid."""
         self._owners: Final = {*mount.owners, *left}
@@ -147,7 +147,7 @@ class Session:
                 if not self._stop.done():
                     await self._pause()
             if self._retiring:
-                await asyncio.wait(tuple(self._retiring))
+                await asyncio.wait(tuple(self._retiring.values()))
             while not self._gone and not self._give_up.done():
                 await self._unless_faulty(self._flush_what_is_left)
             if not self._gone:
@@ -246,8 +246,8 @@ class Session:
             successor = await self._watch_over(life)
             if successor is not None:
                 task = tasks.create_task(self._retire(life), name=f"retire {life.place.mountpoint}")
-                self._retiring.add(task)
-                task.add_done_callback(self._retiring.discard)
+                self._retiring[life.number] = task
+                task.add_done_callback(lambda _: self._retiring.pop(life.number))
             elif not life.alive and not self._stop.done():
                 self._failures = 0 if _now() - served > self._tools.timing.stable else self._failures
                 await self._mourn(life)
@@ -370,6 +370,7 @@ class Session:
 
     async def _retire_now(self, life: Life) -> None:
         timing = self._tools.timing
+        await self._until_closed(life, unless=self._stop, within=timing.retire)
         life.clear_private_mount()
         await first(life.child.exited, self._stop, timeout=timing.retire)
         if self._stop.done():
@@ -377,6 +378,14 @@ class Session:
         await life.end()
         while not self._stop.done() and not await self._bring_home(life.number):
             pass
+
+    async def _until_closed(self, life: Life, *, unless: asyncio.Future[Any], within: float) -> None:
+        """Until no program has a file open to write. A client that loses its last mount together with its last file is not told
+        that this was closed: rclone does not put down then which parts of it were written, and those would never be uploaded."""
+        deadline, pause = _now() + within, self._tools.timing.flush_poll
+        while _now() < deadline and not unless.done() and await life.written_to():
+            await first(life.child.exited, unless, timeout=pause)
+            pause = min(pause * 1.5, self._tools.timing.flush_poll_slow)
 
     def _shows(self, table: MountTable, life: Life) -> bool:
         below = f"{self._tools.stage.root}/"
@@ -399,12 +408,15 @@ class Session:
             _log.error("unmounted by force, with data that the server may not have", source=self.mount.source)
             life.child.signal(signal.SIGKILL)
             return
-        life.clear_private_mount()
         if self._held_open and life.alive and not self._hurried:
             message = f"a program still has files open; its access ends when it closes them, or after {timing.linger:.0f} s"
             self._tell(State.ENDING, Finding("FilesOpen", message))
-            await first(life.child.exited, self._give_up, timeout=timing.linger)
+            deadline = _now() + timing.linger
+            await self._until_closed(life, unless=self._give_up, within=timing.linger)
+            life.clear_private_mount()
+            await first(life.child.exited, self._give_up, timeout=max(0.0, deadline - _now()))
         else:
+            life.clear_private_mount()
             await first(life.child.exited, self._give_up, timeout=timing.leave)
         if self._flushed:
             self._tell(State.ENDING)
@@ -473,10 +485,12 @@ class Session:
         await self._tools.executor.run(f"cache {self.mount.source}", caches.remove, self._tools.stage.cache, self.mount.source)
 
     async def _tidy_caches(self) -> int:
-        """The number of the cache to serve with: the newest there is. Of others there are only if a mounter died while a client
-        retired; what they hold comes first, for none else would see it."""
+        """The number of the cache to serve with: the newest there is. Of others that no client is retiring from there are only if a
+        mounter died meanwhile; what they hold comes first, for none else would see it."""
         *others, newest = await self._numbers() or [0]
         for number in others:
+            if number in self._retiring:
+                continue
             while not self._stop.done() and not await self._bring_home(number):
                 pass
         return newest

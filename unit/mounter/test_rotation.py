@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -190,5 +191,31 @@ def test_a_mount_that_goes_while_files_are_open_in_an_earlier_client_leaves_noth
         await hand.until(lambda found: not found)
         assert clients(hand) == []
         assert os.listdir(hand.stage.cache) == []
+
+    play(playground, story)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_successor_that_is_killed_takes_nothing_from_a_client_that_still_has_files_open(playground: str, client: str) -> None:
+    """Its successor begins with caches: those of the client that retires are not among them."""
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter=client))
+        before = devices(hand)
+        file = await asyncio.to_thread((hand.shown() / "hello").open, "a")
+        (first,) = clients(hand)
+        await rotate(hand)
+        await replaced(hand, before)
+        await in_thread(lambda: file.write("written through the first\n"))
+        await in_thread(file.flush)
+        (second,) = set(clients(hand)) - {first}
+        os.kill(second, signal.SIGKILL)
+        await hand.until(lambda found: [(r.phase, r.restarts) for r in found] == [(Phase.MOUNTED, 1)])
+        assert first in clients(hand)
+        await in_thread(lambda: file.write("and more\n"))
+        await in_thread(file.close)
+        await hand.until_true(lambda: first not in clients(hand))
+        arrived = storage.directory / "bucket-a/hello"
+        await hand.until_true(lambda: arrived.read_text() == "hello from a\nwritten through the first\nand more\n")
 
     play(playground, story)

@@ -1,10 +1,11 @@
-"""A cache of rclone's whose client was killed while it wrote metadata."""
+"""A cache of rclone's whose client did not come to write all of its metadata."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,35 @@ def test_a_file_with_holes_was_not_closed_and_is_not_uploaded(tmp_path: Path) ->
 def test_there_may_be_no_cache_yet(tmp_path: Path) -> None:
     program.mend(str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "ranges", "completed"),
+    [
+        ("4,2026-11-21,abc", [(4, 3)], [(4, 6)]),
+        ("4,2026-11-21,abc", [(0, 2), (3, 4)], [(0, 2), (3, 1), (4, 6)]),
+        ("", [(0, 8)], [(0, 10)]),
+        ("4,2026-11-21,abc", None, [(4, 6)]),
+    ],
+)
+def test_what_lies_beyond_the_end_of_what_is_stored_is_uploaded_though_the_metadata_leave_it_out(
+    tmp_path: Path, fingerprint: str, ranges: list[tuple[int, int]] | None, completed: list[tuple[int, int]]
+) -> None:
+    written = {"Dirty": True, "Size": 10, "Fingerprint": fingerprint, "ModTime": "2026-11-21T00:00:00Z"}
+    _, meta = cached(tmp_path, "a", content=b"0123456789", metadata=json.dumps({**written, "Rs": described(ranges)}))
+    program.mend(str(tmp_path))
+    assert json.loads(meta.read_text()) == {**written, "Rs": described(completed)}
+
+
+@pytest.mark.parametrize(
+    "change", [{"Dirty": False}, {"Rs": [{"Pos": 4, "Size": 6}]}, {"Fingerprint": "10,x"}, {"Fingerprint": "x"}]
+)
+def test_a_file_that_is_complete_or_does_not_wait_stays_as_it_is(tmp_path: Path, change: dict[str, Any]) -> None:
+    metadata = json.dumps({"Dirty": True, "Size": 10, "Fingerprint": "4,x", "Rs": [{"Pos": 4, "Size": 3}], **change})
+    _, meta = cached(tmp_path, "a", content=b"0123456789", metadata=metadata)
+    program.mend(str(tmp_path))
+    assert meta.read_text() == metadata
+
+
+def described(ranges: list[tuple[int, int]] | None) -> list[dict[str, int]] | None:
+    return None if ranges is None else [{"Pos": begin, "Size": size} for begin, size in ranges]

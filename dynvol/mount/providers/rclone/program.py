@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from ..contract import Command, Finding, Place
 from ..options import Check, duration, integer, one_of, size, switch
@@ -109,12 +109,38 @@ def mend(cache: str) -> None:
     rclone (1.60) truncates and writes them in place, also when a file has just been closed; a successor that cannot read them
     throws the file away, closed or not. A file without holes is all there: it counts as closed, and as not uploaded. Of one with
     holes the rest is in the storage, and it was not closed.
+
+    Nor does one put down what was written last that loses its mount together with its last open file. Its successor would ask the
+    storage for those parts, again and again, also where they lie beyond the end of what is stored.
     """
     for path in _files_below(os.path.join(cache, "vfsMeta")):
         data = os.path.join(cache, "vfs", os.path.relpath(path, os.path.join(cache, "vfsMeta")))
         if _is_broken(path) and (whole := _whole_size(data)) is not None:
             _log.warning("a killed client left the metadata of a file broken; the file is uploaded", extra={"path": data})
-            _write_metadata(path, size=whole, fresh=os.path.join(cache, "metadata.new"))
+            _replace(path, _uploadable(whole), fresh=os.path.join(cache, "metadata.new"))
+        elif (completed := _completed(path, data)) is not None:
+            _log.warning("a client has left out what was written last; the file is uploaded", extra={"path": data})
+            _replace(path, completed, fresh=os.path.join(cache, "metadata.new"))
+
+
+def _completed(path: str, data: str) -> dict[str, Any] | None:
+    """The metadata of a file that waits, with all beyond the end of what is stored in it; None if it is, or that is unclear."""
+    try:
+        with open(path, "rb") as file:
+            metadata = json.load(file)
+        size = os.stat(data).st_size
+        stored = int((metadata["Fingerprint"] or "0").partition(",")[0])
+        ranges = sorted((part["Pos"], part["Pos"] + part["Size"]) for part in metadata["Rs"] or ())
+        waits = metadata["Dirty"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    end = stored
+    for begin, until in ranges:
+        end = max(end, until) if begin <= end else end
+    if not waits or end >= size:
+        return None
+    kept = [{"Pos": begin, "Size": min(until, stored) - begin} for begin, until in ranges if begin < stored]
+    return {**metadata, "Size": size, "Rs": [*kept, {"Pos": stored, "Size": size - stored}]}
 
 
 def _is_broken(path: str) -> bool:
@@ -137,11 +163,15 @@ def _whole_size(path: str) -> int | None:
         return None
 
 
-def _write_metadata(path: str, *, size: int, fresh: str) -> None:
-    """In one step, and not beside it: whatever is below `vfsMeta` rclone takes for metadata."""
+def _uploadable(size: int) -> dict[str, Any]:
+    """The metadata of a file that is there as a whole, and waits."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     ranges = [{"Pos": 0, "Size": size}] if size else None
-    metadata = {"ModTime": now, "ATime": now, "Size": size, "Rs": ranges, "Fingerprint": "", "Dirty": True}
+    return {"ModTime": now, "ATime": now, "Size": size, "Rs": ranges, "Fingerprint": "", "Dirty": True}
+
+
+def _replace(path: str, metadata: Mapping[str, Any], *, fresh: str) -> None:
+    """In one step, and not beside it: whatever is below `vfsMeta` rclone takes for metadata."""
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
         json.dump(metadata, file)
     os.rename(fresh, path)
