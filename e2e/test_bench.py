@@ -36,7 +36,7 @@ def figures_of(*subjects: str, folder: Path) -> dict[str, Any]:
         str(folder),
     ]
     environment = {**clean_environment(), "PYTHONPATH": str(PROJECT), "PATH": os.environ["PATH"]}
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = {figure["name"]: figure for figure in json.loads(kept.read_text())["figures"]}
     for name, figure in figures.items():
@@ -45,6 +45,7 @@ def figures_of(*subjects: str, folder: Path) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.timeout(320)
 def test_every_figure_of_mounts_has_samples_and_what_it_is_held_against(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if request.config.option.kubeconfig:
         pytest.skip("the measurement brings up a cluster of its own")
@@ -59,6 +60,7 @@ def test_every_figure_of_mounts_has_samples_and_what_it_is_held_against(request:
     assert list(tmp_path.glob("warm-claim*.png"))
 
 
+@pytest.mark.timeout(320)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_figure_of_the_runtime_has_samples(request: pytest.FixtureRequest, tmp_path: Path, subject: str) -> None:
     if request.config.option.kubeconfig:
