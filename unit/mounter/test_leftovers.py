@@ -92,6 +92,20 @@ def test_it_is_kept_without_credentials_and_uploaded_when_there_are_some(playgro
     asyncio.run(scene())
 
 
+def test_a_client_with_less_memory_uploads_what_one_with_more_has_left(playground: str) -> None:
+    """rclone gets other options then, and keeps its cache under a name in which options of the storage count."""
+
+    async def scene() -> None:
+        async with left_behind(playground) as (storage, place, _):
+            storage.up()
+            async with engine(place, left=caches.recorded(place.cache), memory=64 << 20) as hand:
+                hand.engine.set_wanted([])
+                await hand.until(bool)
+                await arrived(hand, storage)
+
+    asyncio.run(scene())
+
+
 def test_what_is_wanted_again_shows_what_was_written_before_it_is_uploaded(playground: str) -> None:
     async def scene() -> None:
         async with left_behind(playground) as (storage, place, mount):

@@ -27,18 +27,22 @@ ALLOWED_OPTIONS: Final[Mapping[str, Check]] = {
     "s3-upload-cutoff": size,
 }
 _CLAIM_OPTIONS: Final = program.CLAIM_OPTIONS | {"s3-storage-class"}
+_OF_THE_STORAGE: Final = "s3-"
+"""These options go into the file: as flags they would count in the name of the cache, so that a client with others, one that has
+less memory say, would find nothing of what an earlier one has left."""
 
 
 class Rclone(BucketClient):
     def command(self, place: Place) -> Command:
         small = place.memory is not None and place.memory < program.SMALL
+        chosen = {**({"s3-upload-concurrency": "1"} if small else {}), **self._options}
         return program.mount(
             f"{self._bucket.name}/{self._bucket.prefix}".rstrip("/"),
             place,
-            configuration=self._configuration(),
+            configuration=[*self._configuration(), *_lines(chosen)],
             owner=self._owner,
             read_only=self._read_only,
-            options={**({"s3-upload-concurrency": "1"} if small else {}), **self._options},
+            options={name: value for name, value in chosen.items() if not name.startswith(_OF_THE_STORAGE)},
             ca_file=self._credentials.ca_file,
         )
 
@@ -62,6 +66,12 @@ class Rclone(BucketClient):
         if given.session_token:
             lines.append(f"session_token = {given.session_token}")
         return lines
+
+
+def _lines(options: Mapping[str, str]) -> list[str]:
+    """The storage's options as the configuration file has them. A switch has no value."""
+    named = {name.removeprefix(_OF_THE_STORAGE): value for name, value in options.items() if name.startswith(_OF_THE_STORAGE)}
+    return [f"{name.replace('-', '_')} = {value or 'true'}" for name, value in named.items()]
 
 
 KIND: Final = Kind(ALLOWED_OPTIONS, _CLAIM_OPTIONS, Rclone)
