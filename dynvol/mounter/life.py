@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from dynvol.api.mounts import WantedMount
@@ -35,15 +35,24 @@ SOME: Final = -1
 
 
 class Life:
-    """Of one client of `mount`. After `start`, `end` is owed."""
+    """Of one client of `mount`; those with `newer` numbers took its place. After `start`, `end` is owed."""
 
-    def __init__(self, mount: WantedMount, client: Client, credentials: Credentials, number: int, tools: Tools) -> None:
+    def __init__(
+        self,
+        mount: WantedMount,
+        client: Client,
+        credentials: Credentials,
+        number: int,
+        tools: Tools,
+        *,
+        newer: Iterable[int] = (),
+    ) -> None:
         self.mount: Final = mount
         self.client: Final = client
         self.credentials: Final = credentials
         self.number: Final = number
         memory = tools.memory.take(mount.source, number)
-        self.place: Final[Place] = tools.stage.place(mount.source, number=number, memory=memory)
+        self.place: Final[Place] = tools.stage.place(mount.source, number=number, memory=memory, newer=newer)
         self.device: tuple[int, int] | None = None
         """Of the private mount, from when it first answered until the program died."""
         self._tools = tools

@@ -401,7 +401,7 @@ class Session:
         `_flush_what_is_left`.
         """
         timing = self._tools.timing
-        await self._wait_for_flush(life, in_use=self._held_open)
+        await self._wait_for_flush(life, unless=self._give_up, in_use=self._held_open)
         self._flushed = not self._finding and not self._retiring
         if life.in_kernel and not self._flushed:
             # Its own unmount would wait for the server. Once it is dead, its mount is taken away by force.
@@ -421,13 +421,13 @@ class Session:
         if self._flushed:
             self._tell(State.ENDING)
 
-    async def _wait_for_flush(self, life: Life, *, in_use: bool = False) -> None:
+    async def _wait_for_flush(self, life: Life, *, unless: asyncio.Future[Any], in_use: bool = False) -> None:
         """`_until_flushed`, unless the client hangs: then it is dead afterwards."""
         async with self._ending_if_stuck(life, in_use=in_use):
-            await self._until_flushed(life)
+            await self._until_flushed(life, unless)
 
-    async def _until_flushed(self, life: Life) -> None:
-        """Until nothing is left to upload, the client is dead, or the mounter gives up. `_finding` says what is left.
+    async def _until_flushed(self, life: Life, unless: asyncio.Future[Any]) -> None:
+        """Until nothing is left to upload, the client is dead, or `unless` is done. `_finding` says what is left.
 
         Also when the storage is back after it was away: the client may wait for minutes before it tries again, and its next life
         tries at once.
@@ -436,15 +436,16 @@ class Session:
         while count := await life.unflushed():
             slow = pause >= self._tools.timing.flush_poll_slow
             cause = await life.diagnose() if slow else None
-            self._tell(State.ENDING, _unflushed(count, cause))
+            self._tell_of_leftovers(_unflushed(count, cause))
             if away and slow and cause is None and not life.in_kernel:
                 return
             away = away or cause is not None
-            await first(life.child.exited, self._give_up, timeout=pause)
-            if not life.alive or self._give_up.done():
+            await first(life.child.exited, unless, timeout=pause)
+            if not life.alive or unless.done():
                 return
             pause = min(pause * 1.5, self._tools.timing.flush_poll_slow)
-        self._tell(State.ENDING)
+        if self._finding and self._finding.reason == UNFLUSHED:
+            self._tell(self._state)
 
     @contextlib.asynccontextmanager
     async def _ending_if_stuck(self, life: Life, *, in_use: bool) -> AsyncIterator[None]:
@@ -516,13 +517,14 @@ class Session:
             await self._pause()
             return False
         self._tell_of_leftovers(_unflushed(count))
-        await self._upload(Life(self.on_record, client, credentials, number, self._tools))
+        newer = [other for other in await self._numbers() if other > number]
+        await self._upload(Life(self.on_record, client, credentials, number, self._tools, newer=newer))
         return False
 
     async def _upload(self, life: Life) -> None:
         try:
             life.start()
-            await self._wait_for_flush(life) if self._stop.done() else await self._wait_for_upload(life)
+            await self._wait_for_flush(life, unless=self._give_up if self._stop.done() else self._stop)
             life.clear_private_mount()
             await first(life.child.exited, self._give_up, timeout=self._tools.timing.leave)
         except Cannot as problem:
@@ -530,11 +532,6 @@ class Session:
             await self._pause()
         finally:
             await life.end()
-
-    async def _wait_for_upload(self, life: Life) -> None:
-        """Beside a client that serves, or before one does."""
-        while await life.unflushed() and life.alive and not self._stop.done():
-            await first(life.child.exited, self._stop, timeout=self._tools.timing.flush_poll)
 
     async def _diagnose(self, client: Client, number: int) -> Finding | None:
         """What the storage says to a client that has not been started."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -52,7 +52,7 @@ class Stage(msgspec.Struct, frozen=True):
         """The visible place of a mount's relative path."""
         return f"{self.root}/{path}"
 
-    def place(self, source: str, *, number: int, memory: int | None) -> Place:
+    def place(self, source: str, *, number: int, memory: int | None, newer: Iterable[int] = ()) -> Place:
         """Of one client. A mount's next client has another number while the two overlap, since no cache is for two."""
         return Place(
             source=source,
@@ -60,6 +60,7 @@ class Stage(msgspec.Struct, frozen=True):
             secrets=f"{self.run}/secrets/{source}~{number}",
             cache=f"{self.cache}/{source}/{number}",
             memory=memory,
+            newer=tuple(f"{self.cache}/{source}/{other}" for other in newer),
         )
 
     @property

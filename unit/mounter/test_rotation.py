@@ -219,3 +219,29 @@ def test_a_successor_that_is_killed_takes_nothing_from_a_client_that_still_has_f
         await hand.until_true(lambda: arrived.read_text() == "hello from a\nwritten through the first\nand more\n")
 
     play(playground, story)
+
+
+def test_what_was_closed_late_in_an_earlier_client_does_not_undo_what_was_written_since(playground: str) -> None:
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter="rclone"))
+        before, stored = devices(hand), storage.directory / "bucket-a/hello"
+        file = await asyncio.to_thread((hand.shown() / "hello").open, "r+")
+        assert await in_thread(file.read) == "hello from a\n"
+        (first,) = clients(hand)
+        await rotate(hand)
+        await replaced(hand, before)
+        await in_thread(lambda: file.write("through the first"))
+        await in_thread(lambda: os.listdir(hand.shown()))
+        storage.down()
+        await in_thread(file.close)
+        await in_thread(lambda: (hand.shown() / "hello").write_text("through the second"))
+        await hand.until_true(lambda: first not in clients(hand))
+        (second,) = clients(hand)
+        os.kill(second, signal.SIGSTOP)
+        storage.up(OTHER_KEY)
+        await hand.until_true(lambda: os.listdir(f"{hand.stage.cache}/{wanted(storage).source}") == ["1"])
+        assert stored.read_text() == "hello from a\n"
+        os.kill(second, signal.SIGCONT)
+        await hand.until_true(lambda: stored.read_text() == "through the second", within=30)
+
+    play(playground, story)

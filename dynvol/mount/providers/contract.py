@@ -82,6 +82,8 @@ class Place(msgspec.Struct, frozen=True):
     """Directory on disk, of this client alone. Survives the client and the mounter."""
     memory: int | None = None
     """Bytes that the client should make do with: its share of what the class grants. None if that is unlimited."""
+    newer: tuple[str, ...] = ()
+    """Caches of clients that took this one's place. What was written through them is newer than what still waits in `cache`."""
 
 
 DEVICE: Final = "/dev/fd/3"

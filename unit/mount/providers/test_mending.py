@@ -82,5 +82,36 @@ def test_a_file_that_is_complete_or_does_not_wait_stays_as_it_is(tmp_path: Path,
     assert meta.read_text() == metadata
 
 
+EARLIER, LATER = "2026-11-21T16:27:25.483672657Z", "2026-11-21T16:27:25.483673Z"
+
+
+@pytest.mark.parametrize(
+    ("since", "uploaded"),
+    [
+        ({"ModTime": LATER, "Dirty": True}, False),
+        ({"ModTime": LATER, "Dirty": False}, False),
+        ({"ModTime": "2026-11-21T17:27:26.5+01:00", "Dirty": False}, False),
+        ({"ModTime": EARLIER, "Dirty": True}, True),
+        ({"ModTime": "2026-11-21T17:27:25.4+01:00", "Dirty": True}, True),
+        # Only read: this is when the storage says that it got it.
+        ({"ModTime": "2026-11-21T16:28:00Z", "Dirty": False}, True),
+        ({"ModTime": "yesterday", "Dirty": True}, True),
+        ({}, True),
+        (None, True),
+    ],
+)
+def test_what_was_written_again_through_a_successor_is_not_undone(
+    tmp_path: Path, since: dict[str, Any] | None, uploaded: bool
+) -> None:
+    waits = {"ModTime": EARLIER, "Dirty": True, "Size": 3}
+    data, meta = cached(tmp_path / "0", "a", content=b"old", metadata=json.dumps(waits))
+    _, done = cached(tmp_path / "0", "b", content=b"old", metadata=json.dumps({**waits, "Dirty": False}))
+    for name in ("a", "b") if since is not None else ():
+        cached(tmp_path / "1", name, content=b"new", metadata=json.dumps(since))
+    program.drop_superseded(str(tmp_path / "0"), newer=[str(tmp_path / "1")])
+    assert data.exists() is meta.exists() is uploaded
+    assert done.exists()
+
+
 def described(ranges: list[tuple[int, int]] | None) -> list[dict[str, int]] | None:
     return None if ranges is None else [{"Pos": begin, "Size": size} for begin, size in ranges]

@@ -10,6 +10,7 @@ Everything about the storage goes into the configuration file, as the section `r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -77,7 +78,7 @@ def mount(
         argv=("rclone", "mount", f"{_REMOTE}:{path}", place.mountpoint, *_flags(chosen)),
         environment=_environment(place),
         files={_CONFIGURATION: _section(configuration)},
-        prepare=functools.partial(mend, place.cache),
+        prepare=functools.partial(_prepare, place),
     )
 
 
@@ -101,6 +102,36 @@ def look(path: str, place: Place, *, configuration: Sequence[str], ca_file: str 
 def unflushed(cache: str) -> int:
     """How many files wait in the cache for their upload."""
     return sum(_is_dirty(path) for path in _files_below(os.path.join(cache, "vfsMeta")))
+
+
+def _prepare(place: Place) -> None:
+    mend(place.cache)
+    drop_superseded(place.cache, newer=place.newer)
+
+
+def drop_superseded(cache: str, *, newer: Sequence[str]) -> None:
+    """Removes what waits in a cache and was written again through a `newer` one: its upload, late as it is, would undo that."""
+    for path in _files_below(os.path.join(cache, "vfsMeta")) if newer else ():
+        name = os.path.relpath(path, os.path.join(cache, "vfsMeta"))
+        if _is_dirty(path) and any(_is_later(os.path.join(other, "vfsMeta", name), than=path) for other in newer):
+            _log.warning("what was left of a file is not uploaded: it was written again since", extra={"path": path})
+            for left in (path, os.path.join(cache, "vfs", name)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(left)
+
+
+def _is_later(path: str, *, than: str) -> bool:
+    """Whether a file was written after another one, by this node's clock, as far as their metadata prove it: the time of one that
+    was only read is the storage's, in whole seconds."""
+    from datetime import datetime  # after a change of credentials only
+
+    try:
+        with open(path, "rb") as later, open(than, "rb") as earlier:
+            metadata = json.load(later)
+            written, before = (datetime.fromisoformat(found["ModTime"]) for found in (metadata, json.load(earlier)))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return written > before and bool(metadata.get("Dirty") or written.microsecond)
 
 
 def mend(cache: str) -> None:
