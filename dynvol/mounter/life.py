@@ -58,11 +58,14 @@ class Life:
         self._tools = tools
         self._command = client.command(self.place)
         self._child: Child | None = None
+        self._table_before: MountTable | None = None
+        """The watched one at the start: late as it is, it may still show the mount of the life before, which had the same place."""
         self._asked: dict[str, Child] = {}
         """Programs that ask the kernel in our stead, by their question: while one hangs there is no second."""
 
     def start(self) -> None:
         """Raises Cannot; then nothing was started, and `end` is owed all the same. OSError for a disk that is full, say."""
+        self._table_before = self._tools.watcher.table
         caches.record(self._tools.stage.cache, self.mount)
         for directory in (self.place.mountpoint, self.place.cache):
             os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -110,7 +113,9 @@ class Life:
 
     async def _first_answer(self) -> tuple[int, int] | None:
         """The device of the mount, once it answers; None if it answers with an error."""
-        table = await self._tools.watcher.wait_for(lambda table: self._private(table) is not None)
+        table = await self._tools.watcher.wait_for(
+            lambda table: table is not self._table_before and self._private(table) is not None
+        )
         mount = self._private(table)
         assert mount is not None
         return mount.device if await self.statfs() else None
@@ -207,7 +212,8 @@ class Life:
         """A client that should be gone. One that hangs in the kernel ends with its connection."""
         patience = self._tools.timing.leave
         await look.end(child, patience=patience)
-        if child.alive and not self.in_kernel and (mount := self._private(self._tools.watcher.table)) is not None:
+        # Read now: a number out of an older table may be another client's connection by this time.
+        if child.alive and not self.in_kernel and (mount := self._private(mountinfo.read())) is not None:
             fuse.abort_connection(mount.minor)
             await first(child.exited, timeout=patience)
         if child.alive:

@@ -144,11 +144,17 @@ def publish(place: Stage, pod: str = POD) -> None:
 
 @contextlib.asynccontextmanager
 async def engine(
-    place: Stage, *, timing: Timing = QUICK, left: Sequence[WantedMount] = (), memory: int | None = None
+    place: Stage,
+    *,
+    timing: Timing = QUICK,
+    left: Sequence[WantedMount] = (),
+    memory: int | None = None,
+    table_late_by: float = 0.005,
 ) -> AsyncIterator[Hand]:
     """An engine in its tasks. Afterwards nothing of it is left, or the test fails; caches may be."""
     with stage.opened(place):
-        async with Children() as children, MountWatcher() as watcher, MountExecutor(threads=32, drain=2.0) as executor:
+        watching = MountWatcher(quiet=table_late_by)
+        async with Children() as children, watching as watcher, MountExecutor(threads=32, drain=2.0) as executor:
             tools = Tools(place, children, watcher, executor, ask, Memory(memory), timing)
             running = Engine(tools)
             running.adopt(left)
