@@ -183,6 +183,11 @@ class Provider(Protocol):
         """Whether the storage's server gets the secret itself, rather than what it signed. Whoever may name the server then gets
         it too, so classes must say which servers are meant."""
 
+    @property
+    def in_kernel(self) -> bool:
+        """Whether it is the node's kernel that talks to the storage's server. A hostile one would attack all of the node, so here
+        too classes must say which servers are meant."""
+
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]: ...
 
     def validate_class(self, parameters: Mapping[str, str]) -> tuple[str, ...]: ...

@@ -63,6 +63,7 @@ class NFS:
     optional_keys: tuple[str, ...] | None = ()
     serves_anyone = True
     sends_secrets = False
+    in_kernel = True
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
         return (

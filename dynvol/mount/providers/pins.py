@@ -2,7 +2,8 @@
 
 A class's credentials open what they open, whoever asks. Pins are how an administrator narrows that: comma-separated patterns in
 the class's parameters. They bind whoever writes claims and pods, not whoever writes classes. A pin that is not set allows all,
-but for Secrets of claims, of which it allows none; one that is set and cannot be read allows nothing.
+but for Secrets of claims, of which it allows none, and for endpoints where any would be a danger; one that is set and cannot be
+read allows nothing.
 
 In a pattern `*` stands for any characters, or none. In the host of an endpoint it stays within one label, so that
 `https://*.example.com` is not `https://example.com.evil.example.com`; scheme and port must be equal, the default port spelt or not.
@@ -24,7 +25,7 @@ from dynvol.api.claim import ClaimSpec
 from dynvol.api.providerclass import ClassSpec
 
 from . import provider
-from .contract import Target
+from .contract import Provider, Target
 
 _ENDPOINT: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]{0,15})://(?P<host>[a-z0-9*]([a-z0-9.*-]{0,251}[a-z0-9*])?|\[[0-9a-f:.]{2,45}\])"
@@ -53,10 +54,10 @@ def refusal(of_class: ClassSpec, claim: ClaimSpec, *, namespace: str) -> str:
     """The same for a claim. Both are of one provider."""
     found, pins = provider(claim.provider), of_class.parameters
     target = found.target(claim.parameters) if found is not None else Target(endpoint="", bucket="")
-    if found is not None and found.sends_secrets and not pins.get(names.ALLOWED_ENDPOINTS_PARAMETER):
+    if found is not None and (danger := danger_of_any_endpoint(found)) and not pins.get(names.ALLOWED_ENDPOINTS_PARAMETER):
         # Told at admission too; but the webhook may have been away.
         key = names.ALLOWED_ENDPOINTS_PARAMETER.rpartition("/")[2]
-        return f"names no endpoints in its parameter {key}, and provider {claim.provider} would send its Secret to any"
+        return f"names no endpoints in its parameter {key}, and provider {claim.provider} {danger}, whoever that is"
     if found is not None and claim.secret and not found.secret_keys and found.optional_keys == ():
         return f"is of provider {claim.provider}, which uses no credentials; leave credentialsSecretRef out"
     return (
@@ -65,6 +66,15 @@ def refusal(of_class: ClassSpec, claim: ClaimSpec, *, namespace: str) -> str:
         or _refusal(pins, names.ALLOWED_ENDPOINTS_PARAMETER, "endpoint", target.endpoint, _endpoint_matches)
         or _refusal(pins, names.ALLOWED_BUCKETS_PARAMETER, "bucket", target.bucket, _matches)
     )
+
+
+def danger_of_any_endpoint(found: Provider) -> str:
+    """What a provider does that a class must name its endpoints for, as the end of a sentence; empty if it need not."""
+    if found.sends_secrets:
+        return "sends the Secret's values to the storage's server"
+    if found.in_kernel:
+        return "has the node's kernel talk to the storage's server"
+    return ""
 
 
 def problems(pins: Mapping[str, str]) -> Iterator[str]:

@@ -24,6 +24,7 @@ class PVC:
     secret_keys: tuple[str, ...] = ()
     optional_keys: tuple[str, ...] | None = ()
     sends_secrets = False
+    in_kernel = False
     serves_anyone = True
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:

@@ -77,10 +77,11 @@ def _credentials(spec: ClassSpec) -> Iterator[str]:
             yield f"parameter {key} is missing: the {what} of the Secret with {keys}"
         elif not form.fullmatch(value):
             yield f"parameter {key}: {value[:64]!r} cannot be a Secret's {what}"
-    if provider.sends_secrets and not spec.parameters.get(names.ALLOWED_ENDPOINTS_PARAMETER):
+    if (danger := pins.danger_of_any_endpoint(provider)) and not spec.parameters.get(names.ALLOWED_ENDPOINTS_PARAMETER):
+        examples = "nfs://files.example.com" if provider.in_kernel else "https://dav.example.com or sftp://files.example.com"
         yield (
-            f"parameter {names.ALLOWED_ENDPOINTS_PARAMETER} is missing: provider {spec.provider} sends the Secret's values to the "
-            "storage, so name the servers that may get them, such as https://dav.example.com or sftp://files.example.com"
+            f"parameter {names.ALLOWED_ENDPOINTS_PARAMETER} is missing: provider {spec.provider} {danger}, so name those that are "
+            f"meant, such as {examples}"
         )
 
 

@@ -16,6 +16,8 @@ from dynvol.mount.providers.nfs import NFS, mount_options
 from dynvol.webhook.rules.classes import review_class
 
 HOME = {"server": "files.example.com", "path": "/exports/home"}
+CLAIM = ClaimSpec(mountpoint="/data", selector=LabelSelector(), nfs_config=NFSConfig("files.example.com", "/exports/home"))
+PINNED = {names.ALLOWED_ENDPOINTS_PARAMETER: "nfs://files.example.com"}
 PLACE = Place(source="dynvol-uid-hash", mountpoint="/run/mnt", secrets="/run/secrets", cache="/var/cache/x")
 
 
@@ -117,11 +119,19 @@ def test_owners_that_pods_bring_are_no_problem_and_change_nothing() -> None:
 
 
 def test_a_class_needs_no_secret() -> None:
-    verdict = review_class(ClassSpec(provider="nfs"))
+    verdict = review_class(ClassSpec(provider="nfs", parameters=PINNED))
     assert verdict.problems == verdict.warnings == ()
 
 
-CLAIM = ClaimSpec(mountpoint="/data", selector=LabelSelector(), nfs_config=NFSConfig("files.example.com", "/exports/home"))
+def test_a_class_names_the_servers_that_the_nodes_kernel_may_talk_to() -> None:
+    """Any server could send it what it likes, and no container is between them."""
+    for parameters in ({}, {names.ALLOWED_ENDPOINTS_PARAMETER: ""}):
+        of_class = ClassSpec(provider="nfs", parameters=parameters)
+        assert pins.refusal(of_class, CLAIM, namespace="n").startswith("names no endpoints in its parameter allowed-endpoints")
+        problems = "; ".join(review_class(of_class).problems)
+        assert "allowed-endpoints is missing: provider nfs has the node's kernel talk to" in problems
+        assert "nfs://files.example.com" in problems
+    assert not pins.refusal(ClassSpec(provider="nfs", parameters=PINNED), CLAIM, namespace="n")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +148,7 @@ CLAIM = ClaimSpec(mountpoint="/data", selector=LabelSelector(), nfs_config=NFSCo
     ],
 )
 def test_a_class_pins_servers_and_exports(key: str, pattern: str, allowed: bool) -> None:
-    of_class = ClassSpec(provider="nfs", parameters={key: pattern})
+    of_class = ClassSpec(provider="nfs", parameters=PINNED | {key: pattern})
     assert not list(pins.problems(of_class.parameters))
     assert (pins.refusal(of_class, CLAIM, namespace="n") == "") == allowed
 

@@ -12,6 +12,7 @@ class Memory:
     optional_keys = ()
     serves_anyone = True
     sends_secrets = False
+    in_kernel = False
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
         return () if parameters.get("greeting") else ("greeting is missing",)

@@ -31,6 +31,7 @@ class Rclone:
     optional_keys: Final = None
     serves_anyone: Final = True
     sends_secrets: Final = True
+    in_kernel: Final = False
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
         own = {key: value for key, value in parameters.items() if not key.startswith(("parameter.", "secret."))}

@@ -45,6 +45,7 @@ class S3:
     optional_keys: Final = (names.SESSION_TOKEN, names.CA_CERTIFICATE)
     serves_anyone: Final = True
     sends_secrets: Final = False
+    in_kernel: Final = False
 
     def validate(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
         return (
