@@ -272,26 +272,43 @@ def read(path: str = SELF) -> MountTable:
 class SharedReading:
     """One reading for all threads that want one at the same time: none gets a table older than its question.
 
-    A hundred pods that start at once ask four hundred times, each while the others change the table: alone, most would
-    read it several times over.
+    A hundred pods that start at once ask hundreds of times, each while the others change the table: alone, most would read it
+    several times over. Who is served by the reading that has just ended does not wait for the next, as it would for a lock.
     """
 
     def __init__(self, path: str = SELF) -> None:
         self._path: Final = path
-        self._turn: Final = threading.Lock()
+        self._changed: Final = threading.Condition()
         self._begun = self._done = 0
+        self._under_way = False
         self._table = MountTable(())
         """What the reading with the number `_done` gave."""
 
     def __call__(self) -> MountTable:
         """As `read` gives it. Waits for a reading that is under way, and takes its own only if no other began meanwhile."""
-        too_old = self._begun
-        with self._turn:
-            if self._done <= too_old:
-                self._begun += 1
-                self._table = read(self._path)
-                self._done = self._begun
-            return self._table
+        with self._changed:
+            too_old = self._begun
+            while self._under_way and self._done <= too_old:
+                self._changed.wait()
+            if self._done > too_old:
+                return self._table
+            self._begun += 1
+            number, self._under_way = self._begun, True
+        try:
+            table = read(self._path)
+        except BaseException:
+            self._end()
+            raise
+        self._end(table, number=number)
+        return table
+
+    def _end(self, table: MountTable | None = None, *, number: int = 0) -> None:
+        """Without a table: it failed, and another of those who wait is to try."""
+        with self._changed:
+            self._under_way = False
+            if table is not None:
+                self._table, self._done = table, number
+            self._changed.notify_all()
 
 
 shared: Final = SharedReading()

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 
 import pytest
 from hypothesis import given
@@ -217,19 +216,16 @@ def test_the_real_table_has_a_root_and_no_malformed_line() -> None:
     assert table.at("/") is not None and table.malformed == 0
 
 
-class Turn:
-    """A lock that counts who came for it."""
+class Queue(threading.Condition):
+    """Tells who came to wait."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.came = threading.Semaphore(0)
-        self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
+    def wait(self, timeout: float | None = None) -> bool:
         self.came.release()
-        self._lock.acquire()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.release()
+        return super().wait(timeout)
 
 
 def test_threads_that_ask_together_share_one_reading_that_began_after_they_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,11 +239,11 @@ def test_threads_that_ask_together_share_one_reading_that_began_after_they_asked
 
     monkeypatch.setattr(mountinfo, "read", slowly)
     shared = mountinfo.SharedReading()
-    shared._turn = turn = Turn()  # type: ignore[assignment, misc]
+    shared._changed = queue = Queue()  # type: ignore[misc]
     with ThreadPoolExecutor(8) as threads:
         asked = [threads.submit(shared) for _ in range(8)]
-        for _ in asked:
-            assert turn.came.acquire(timeout=10)
+        for _ in asked[1:]:
+            assert queue.came.acquire(timeout=10)
         let_go.set()
         given = [answer.result(10) for answer in asked]
     assert len(readings) == 2, "the first began before the others asked"
