@@ -30,6 +30,7 @@ from dynvol.mount.errors import (
     FileInTheWay,
     InTheWay,
     MountBusy,
+    MountError,
     MountInTheWay,
     NotMounted,
     StackedMounts,
@@ -122,14 +123,18 @@ def publish(target: str, *, workload_dir: str, root: str) -> None:
     """Make `target` a read-only view of `workload_dir` that receives what is mounted below it. Idempotent.
 
     1. `root` becomes a mount with a peer group of its own. 2. `workload_dir` does. 3. The view is attached at `target`, with
-    whatever is mounted below `workload_dir` already. 4. The table is read again: it must show just that.
+    whatever is mounted below `workload_dir` already. 4. The table is read: it must show just that.
+
+    Nothing is mounted at or below a directory that was just made. So the table is read beforehand only where one was there: when
+    a publication is repeated, or a root is shared.
 
     `target` is made, its parent is kubelet's. Raises WrongMount if `target`, `root` or `workload_dir` holds another mount
     (nothing is changed then), StaleMount if the view was cut off from its source, InTheWay, MountError.
     """
     placement = Placement.of(target, workload_dir=workload_dir, root=root)
-    for step in plan_publish(mountinfo.shared(), placement):
-        apply(step)
+    if not _publish_anew(placement):
+        for step in plan_publish(mountinfo.shared(), placement):
+            apply(step)
     check_published(mountinfo.shared(), placement)
 
 
@@ -146,11 +151,16 @@ def unpublish(target: str) -> None:
     1. What is mounted below is unmounted, deepest first, then the view: from this path only; the view sends nothing back,
     so the mounts in the workload directory stay. 2. The directory is removed with rmdir.
 
+    A view with nothing below goes without a look at the table: the kernel refuses to unmount it otherwise, and to remove the
+    directory as long as anything is mounted at it.
+
     What is busy is unmounted lazily. That is right for a view: nothing is flushed or ended by it, the file system lives on
     in the workload directory, and whoever still has a file open keeps it until it is closed. Kubelet calls this after the
     containers have ended, and would be held up for ever by a program that outlived them.
     """
     place = paths.canonical(target)
+    if _unpublish_bare(place):
+        return
     for _ in range(_ROUNDS):
         steps = plan_unpublish(mountinfo.shared(), place)
         if not steps:
@@ -207,15 +217,14 @@ def workload_of(table: MountTable, target: str) -> str | None:
 
 def plan_publish(table: MountTable, placement: Placement) -> list[Step]:
     """The steps that are missing. Raises WrongMount rather than plan around what should not be there."""
-    steps: list[Step] = []
-    steps += _plan_own(table, placement.root, MakeDirectory(placement.root, _ROOT_MODE, parents=True))
-    steps += _plan_own(table, placement.workload_dir, MakeDirectory(placement.workload_dir, _WORKLOAD_MODE))
+    make_root, make_workload, make_target = _directories(placement)
+    steps = [*_plan_own(table, placement.root, make_root), *_plan_own(table, placement.workload_dir, make_workload)]
     if table.at(placement.target) is not None:
         _check_view(table, placement)
         return steps
     if below := table.below(placement.target):
         raise MountInTheWay(below[0].path, f"{below[0].label} is mounted below a target path that is not published")
-    return [*steps, MakeDirectory(placement.target, _TARGET_MODE), AttachView(placement.workload_dir, placement.target)]
+    return [*steps, make_target, AttachView(placement.workload_dir, placement.target)]
 
 
 def plan_unpublish(table: MountTable, target: str) -> list[Step]:
@@ -238,8 +247,8 @@ def plan_release(table: MountTable, root: str, *, only: str | None = None) -> tu
 def apply(step: Step) -> None:
     """Carry one step out. A step whose result is there already is no error."""
     match step:
-        case MakeDirectory(path, mode, parents):
-            _make_directory(path, mode, parents=parents)
+        case MakeDirectory():
+            _make_directory(step)
         case AttachOwn(path):
             propagation.attach_bind(path, path, propagation=propagation.OWN_PEER_GROUP)
         case Share(path):
@@ -248,6 +257,43 @@ def apply(step: Step) -> None:
             propagation.attach_bind(source, target, propagation=propagation.RECEIVING, read_only=True, recursive=True)
         case Unmount(path, manner):
             _unmount(path, manner)
+
+
+def _directories(placement: Placement) -> tuple[MakeDirectory, MakeDirectory, MakeDirectory]:
+    """Root, workload directory, target."""
+    return (
+        MakeDirectory(placement.root, _ROOT_MODE, parents=True),
+        MakeDirectory(placement.workload_dir, _WORKLOAD_MODE),
+        MakeDirectory(placement.target, _TARGET_MODE),
+    )
+
+
+def _publish_anew(placement: Placement) -> bool:
+    """What `plan_publish` plans where nothing is yet. False, having changed nothing, where one of the directories was there.
+
+    The target's comes first: mkdir(2) tells of a mount there without asking it.
+    """
+    make_root, make_workload, make_target = _directories(placement)
+    if not _make_directory(make_target):
+        return False
+    if not _make_directory(make_root):
+        _remove_target(placement.target)
+        return False
+    apply(AttachOwn(placement.root))
+    _make_directory(make_workload)
+    apply(AttachOwn(placement.workload_dir))
+    apply(AttachView(placement.workload_dir, placement.target))
+    return True
+
+
+def _unpublish_bare(place: str) -> bool:
+    """False, having done no harm, where there is more than a view that no one uses, or something else."""
+    try:
+        _unmount(place, Manner.PLAIN)
+        _remove_target(place)
+    except (MountError, InTheWay):
+        return False
+    return True
 
 
 def _plan_own(table: MountTable, path: str, make: MakeDirectory) -> list[Step]:
@@ -336,21 +382,22 @@ def _release(root: str, *, only: str | None) -> Removal:
     return removal
 
 
-def _make_directory(path: str, mode: int, *, parents: bool) -> None:
-    if parents:
-        os.makedirs(posixpath.dirname(path), mode=_ROOT_MODE, exist_ok=True)
+def _make_directory(step: MakeDirectory) -> bool:
+    """False if it was there."""
+    if step.parents:
+        os.makedirs(posixpath.dirname(step.path), mode=_ROOT_MODE, exist_ok=True)
     try:
-        os.mkdir(path, mode)
+        os.mkdir(step.path, step.mode)
     except FileExistsError:
-        return
+        return False
     except FileNotFoundError:
-        if not parents:
+        if not step.parents:
             raise
         # The directory of its class has just gone, with the last other root in it.
-        _make_directory(path, mode, parents=parents)
-        return
+        return _make_directory(step)
     # mkdir is subject to the umask; a process that dies before this leaves the directory stricter, and its own again.
-    os.chmod(path, mode)
+    os.chmod(step.path, step.mode)
+    return True
 
 
 def _unmount(path: str, manner: Manner) -> None:

@@ -124,6 +124,15 @@ def test_a_foreign_mount_on_the_target_is_named_and_left(playground: str) -> Non
     assert not os.path.exists(placement.root), "nothing was begun"
 
 
+def test_a_foreign_mount_on_the_root_leaves_no_directory_at_the_target(playground: str) -> None:
+    placement = lay_out(playground)
+    os.makedirs(placement.root)
+    syscalls.mount(placement.root, source="foreign", fstype="tmpfs")
+    with pytest.raises(WrongMount, match="foreign"):
+        publish(placement)
+    assert not os.path.exists(placement.target)
+
+
 def test_a_bind_of_another_workload_on_the_target_is_wrong(playground: str) -> None:
     placement = lay_out(playground)
     other = Placement(placement.target, f"{placement.root}/other", placement.root)
