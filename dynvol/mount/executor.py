@@ -13,11 +13,12 @@ Not here: deadlines of callers (asyncio.timeout around `run`), and retries.
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
@@ -52,10 +53,10 @@ class _Call:
     function: Callable[..., Any]
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
     outcome: asyncio.Future[Any]
-    before: _Call | None = None
-    """The call of the same key that must end first."""
-    started: float | None = None
-    waiters: int = field(default=0)
+    worker: _Worker | None = None
+    """Whose thread runs it. None: it waits for its key's turn, or for a thread."""
+    started: float = 0.0
+    waiters: int = 0
 
     def is_same(self, function: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
         return not self.outcome.done() and self.function == function and self.arguments == arguments
@@ -84,18 +85,20 @@ class MountExecutor:
     behind, named in the log, the threads that are still stuck then."""
 
     def __init__(self, *, threads: int = 16, drain: float = 10.0, stuck_after: float = 30.0) -> None:
-        self._slots: Final = asyncio.Semaphore(threads)
         self._threads: Final = threads
         self._drain: Final = drain
         self._stuck_after: Final = stuck_after
         self._last: Final[dict[str, _Call]] = {}
         """The newest call of each key that has one in flight. A repeated call may join this one only: joining an older one
         would let a publish that came after an unpublish report the publish before it."""
+        self._in_flight: Final[set[_Call]] = set()
+        """All whose outcome is not settled. No task stands behind a call: what is next is decided when another one ends, which
+        costs kubelet's calls less."""
         self._running: Final[set[_Call]] = set()
+        self._due: Final[collections.deque[_Call]] = collections.deque()
+        """Those whose key's turn has come, and for which there is no thread yet."""
         self._idle: Final[list[_Worker]] = []
         self._started = 0
-        self._tasks: Final[dict[asyncio.Task[None], _Call]] = {}
-        """Owned here and not by a TaskGroup, which cannot be left while a member hangs."""
         self._finished = self._failed = self._joined = 0
         self._closed = False
 
@@ -107,16 +110,16 @@ class MountExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closed = True
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=self._drain)
-        for task, call in tuple(self._tasks.items()):
-            _log.warning("mount work did not end in time, left behind", extra={"key": call.key, "work": _name(call)})
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
-        for worker in self._idle:
-            worker.give(None)
-        self._idle.clear()
+        try:
+            if self._in_flight:
+                await asyncio.wait([call.outcome for call in self._in_flight], timeout=self._drain)
+        finally:
+            self._due.clear()
+            for call in tuple(self._in_flight):
+                self._leave_behind(call)
+            for worker in self._idle:
+                worker.give(None)
+            self._idle.clear()
 
     async def run(self, key: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `function(*args, **kwargs)`, run in a thread, after all earlier calls for `key`.
@@ -141,7 +144,7 @@ class MountExecutor:
     def stats(self) -> ExecutorStats:
         return ExecutorStats(
             running=len(self._running),
-            waiting=len(self._tasks) - len(self._running),
+            waiting=len(self._in_flight) - len(self._running),
             stuck=len(self.stuck()),
             finished=self._finished,
             failed=self._failed,
@@ -151,7 +154,7 @@ class MountExecutor:
     def stuck(self) -> tuple[str, ...]:
         """The keys whose call runs longer than `stuck_after` seconds."""
         horizon = self._loop.time() - self._stuck_after
-        return tuple(call.key for call in self._running if call.started is not None and call.started <= horizon)
+        return tuple(call.key for call in self._running if call.started <= horizon)
 
     def _begin(
         self, key: str, function: Callable[..., Any], arguments: tuple[tuple[Any, ...], dict[str, Any]], *, before: _Call | None
@@ -160,38 +163,29 @@ class MountExecutor:
             raise ExecutorClosed(f"no more mount work is begun ({key})")
         if len(self.stuck()) >= self._threads:
             raise ExecutorSaturated(f"all {self._threads} threads hang in the kernel; first: {self.stuck()[0]}")
-        call = _Call(key, function, arguments, self._loop.create_future(), before)
+        call = _Call(key, function, arguments, self._loop.create_future())
         call.outcome.add_done_callback(lambda outcome: self._settle(call, outcome))
         self._last[key] = call
-        task = self._loop.create_task(self._perform(call), name=f"mount work: {key}")
-        self._tasks[task] = call
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        self._in_flight.add(call)
+        if before is None:
+            self._turn_comes(call)
+        else:
+            before.outcome.add_done_callback(lambda _: self._turn_comes(call))
         return call
 
-    async def _perform(self, call: _Call) -> None:
-        """1. Wait for the key's turn. 2. Wait for a thread. 3. Run, and hand the outcome over. Never raises but when
-        cancelled, which only `__aexit__` does."""
-        try:
-            if call.before is not None:
-                await asyncio.wait((call.before.outcome,))
-                call.before = None
-            async with self._slots:
-                await self._in_thread(call)
-        except asyncio.CancelledError:
-            # Those who still wait were not cancelled themselves, and must not think so.
-            _hand_over(call.outcome, None, ExecutorClosed(f"mount work was left behind at the end ({call.key})"))
-            raise
+    def _turn_comes(self, call: _Call) -> None:
+        """The calls before it, for its key, have ended."""
+        if call in self._in_flight:
+            self._due.append(call)
+            self._start_due()
 
-    async def _in_thread(self, call: _Call) -> None:
-        call.started = self._loop.time()
-        self._running.add(call)
-        worker = self._worker()
-        worker.give(call)
-        try:
-            await asyncio.wait((call.outcome,))
-        finally:
-            self._running.discard(call)
-            self._dismiss(worker, hangs=not call.outcome.done())
+    def _start_due(self) -> None:
+        while self._due and len(self._running) < self._threads:
+            call = self._due.popleft()
+            call.started = self._loop.time()
+            call.worker = self._worker()
+            self._running.add(call)
+            call.worker.give(call)
 
     def _worker(self) -> _Worker:
         if self._idle:
@@ -218,9 +212,24 @@ class MountExecutor:
         except RuntimeError:
             _log.warning("mount work ended after the event loop", extra={"key": call.key, "work": _name(call)})
 
-    def _settle(self, call: _Call, outcome: asyncio.Future[Any]) -> None:
+    def _leave_behind(self, call: _Call) -> None:
+        if hangs := not call.outcome.done():
+            _log.warning("mount work did not end in time, left behind", extra={"key": call.key, "work": _name(call)})
+            # Those who still wait were not cancelled themselves, and must not think so.
+            _hand_over(call.outcome, None, ExecutorClosed(f"mount work was left behind at the end ({call.key})"))
+        self._settle(call, call.outcome, hangs=hangs)
+
+    def _settle(self, call: _Call, outcome: asyncio.Future[Any], *, hangs: bool = False) -> None:
+        """The thread, unless it hangs, is free for the next."""
+        if call not in self._in_flight:
+            return
+        self._in_flight.discard(call)
+        self._running.discard(call)
         if self._last.get(call.key) is call:
             del self._last[call.key]
+        if call.worker is not None:
+            self._dismiss(call.worker, hangs=hangs)
+            self._start_due()
         if outcome.cancelled():
             return
         self._finished += 1
