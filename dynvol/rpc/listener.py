@@ -30,6 +30,7 @@ from hyperframe.frame import GoAwayFrame
 
 from .calls import CallObserver, Calls, Service, log_request, unobserved
 from .errors import Codes, SocketInUse, SocketProblem, SocketUnusable
+from .gathering import Gathering
 
 _log: Final = logging.getLogger(__name__)
 
@@ -225,8 +226,9 @@ class _Connection(H2Protocol):
         self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.transport = transport
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = Gathering(transport)
+        super().connection_made(self.transport)
         self._connections.add(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -239,7 +241,6 @@ class _Connection(H2Protocol):
         """GOAWAY: calls up to here are served, others are to be made elsewhere. h2 could send it too, but would take nothing more
         afterwards, not even the answers to calls in flight."""
         frame = GoAwayFrame(0, last_stream_id=self.connection._connection.highest_inbound_stream_id)
-        assert isinstance(self.transport, asyncio.WriteTransport)
         if not self.transport.is_closing():
             self.transport.write(frame.serialize())
 
@@ -247,7 +248,6 @@ class _Connection(H2Protocol):
         self.processor.close(reason="Server is being stopped")
 
     def cut(self) -> None:
-        assert isinstance(self.transport, asyncio.WriteTransport)
         self.transport.abort()
 
 
