@@ -247,7 +247,8 @@ class Worker:
         5. Delete the object for good. 6. Only then may the address be another pod's.
         """
         await self._report()
-        await self._containers.stop_all(self._grace)
+        grace = self._grace()  # what kubelet was told first: it does not hear of a shorter one (its SyncTerminatingPod)
+        await self._containers.stop_all(lambda: grace)
         await self._containers.note_ends()
         self._waiting.clear()
         self._phase = self._final_phase()
