@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 from e2e import manifests
 from e2e.conftest import World
+from e2e.kubectl import Completed, Kubectl
+from e2e.manifests import GROUP, ROOT
 
 
 def _affinity(**requirement: object) -> dict[str, Any]:
@@ -157,8 +161,50 @@ def test_a_holder_that_is_deleted_gets_a_successor_before_it_goes(world: World, 
     assert world.phases("data") == {pod: "Mounted"}
 
 
+@contextmanager
+def draining(world: World, pod: str, holder: str) -> Iterator[Future[Completed]]:
+    """`kubectl drain` at work on the node of a pod, of which just this pod and its holder have to go. Pods of no Deployment go only
+    by force, which asks them all the same."""
+    whole = Kubectl(world.kubectl.kubeconfig)
+    label = f"{GROUP}/holder={world.kubectl.get('pod', holder)['metadata']['labels'][f'{GROUP}/holder']}"
+    world.kubectl("label", "pod", pod, label)
+    node = world.kubectl.get("pod", pod)["spec"]["nodeName"]
+    order = ("drain", node, "--ignore-daemonsets", "--force", f"--pod-selector={label}", "--timeout=240s")
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            yield pool.submit(whole.try_, *order, timeout=250)
+        finally:
+            whole("uncordon", node)
+
+
+def test_a_drain_waits_for_the_users_of_a_volume_and_for_nothing_else(world: World, volumes: Volumes) -> None:
+    """A pod that takes its time to end has its volume until then, though the holder was evicted with it. The holder's grace period
+    is longer than the drain is given."""
+    volumes.make("disk")
+    told, ending, saving = f"touch {ROOT}/data/told", f"test -e {ROOT}/data/end", f"echo saved > {ROOT}/data/saved"
+    command = f"trap '{told}; until {ending}; do sleep 0.1; done; {saving}; exit' TERM; while :; do sleep 0.1; done"
+    spec = {**manifests.pod_spec(command=["sh", "-c", command]), "terminationGracePeriodSeconds": 200}
+    world.kubectl.apply(manifests.pod("web", annotations=manifests.opted_in(f"{world.provider_class}-pvc"), spec=spec))
+    world.kubectl.wait("pod/web", condition="condition=Ready")
+    world.kubectl.apply(claim("data", "disk"))
+    world.ready("data")
+    (holder,) = holders(world)
+
+    with draining(world, "web", holder) as drain:
+        world.settles((volumes.on_disk("disk") / "told").exists, what="the pod has been told to end")
+        world.settles(lambda: "deletionTimestamp" in world.kubectl.get("pod", holder)["metadata"], what="the holder, too")
+        assert not drain.done()
+        (volumes.on_disk("disk") / "end").touch()
+        done = drain.result()
+
+    assert done.code == 0, done.said
+    assert (volumes.on_disk("disk") / "saved").read_text() == "saved\n"
+    assert holders(world) == []
+
+
 def test_a_volume_is_shown_no_longer_than_it_is_held(world: World, volumes: Volumes) -> None:
-    """Kubernetes may take the volume of a holder that is gone at once to another node. The next holder has it shown again."""
+    """Kubernetes may take the volume of a holder that is gone at once to another node. The next holder has it shown again. The
+    first one's process ends too: kubelet leaves it its grace period, which is longer than the test."""
     volumes.make("disk")
     (pod,) = in_pods(world)
     world.kubectl.apply(claim("data", "disk"))
@@ -172,6 +218,7 @@ def test_a_volume_is_shown_no_longer_than_it_is_held(world: World, volumes: Volu
     world.settles(lambda: world.kubectl.exec(pod, "ls", "/tmp/gone").code == 0, what="it is not shown any more")
     world.settles(lambda: world.kubectl.exec(pod, "cat", f"{manifests.ROOT}/data/readme").out == "disk")
     assert [p["metadata"]["uid"] for p in world.kubectl.list("pods", HOLDERS)] not in ([], [first])
+    world.settles(lambda: not world.ground.mounts(f"{first}/volume-subpaths"), what="kubelet has taken the first one's mount away")
 
 
 def test_a_pods_end_frees_the_volume(world: World, volumes: Volumes) -> None:

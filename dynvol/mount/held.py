@@ -2,6 +2,7 @@
 
     <kubelet>/pods/<holder uid>/volume-subpaths/<volume>/<container>/0   kubelet's own bind of the volume
     <state>/xvols/<class>/<uuid>/<pod uid>/<mountpoint>                  ours, of that or of a directory in it
+    <kubelet>/pods/<holder uid>/containers/<container>/<id>              the last words of the holder's container, see `dismiss`
 
 Each volume plugin mounts in a place of its own, and some (hostPath) do not mount at all. But for a container that asks for a
 `subPath`, kubelet binds what it asks for to the first of these places, whatever the plugin, so that there is one place to look
@@ -30,6 +31,9 @@ from dynvol.mount.propagation import Propagation
 
 CONTAINER: Final = "holder"
 """The holder's container, whose first volume mount is the volume."""
+LAST_WORDS: Final = "/dev/termination-log"
+"""What that file is called in the container; Kubernetes' default."""
+_DISMISSAL: Final = b"nobody needs the volume any more\n"
 _ROUNDS: Final = 64
 
 
@@ -151,6 +155,37 @@ def settle(volume: Volume, *, others: Sequence[Volume], base: str, pods: str) ->
     if not any(mount.device == volume.device and not mount.path.startswith(f"{pods}/") for mount in table):
         _sync(volume)
     return True
+
+
+def dismiss(holder_uid: str, *, pods: str) -> None:
+    """Tell a holder that is being deleted to end now, and not with its grace period: kubelet takes no shorter one for a pod that it
+    stops already, and whoever drains the node waits for it.
+
+    It is told through the file in which kubelet has each container leave its last words. That is there for every container, and
+    writable though its root is not; the container can put no link in its place, and need not be asked for anything: no process of
+    it has to be found or signalled, which would take the node's process ids, and no volume shared. A container that kubelet starts
+    again has a new file; all are written to. What we write is what `kubectl describe` shows as the reason of the end.
+
+    Raises OSError if that cannot be written.
+    """
+    folder = f"{pods}/{holder_uid}/containers/{CONTAINER}"
+    try:
+        files = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    for name in files:
+        _say(f"{folder}/{name}")
+
+
+def _say(path: str) -> None:
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(file, _DISMISSAL)
+    finally:
+        os.close(file)
 
 
 def _sync(volume: Volume) -> None:

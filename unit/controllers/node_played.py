@@ -157,6 +157,9 @@ class NoVolumes:
     async def settle(self, holder_uid: str, volume: Volume, *, others: Sequence[Volume]) -> bool:
         raise AssertionError("nothing is held")
 
+    async def dismiss(self, holder_uid: str) -> None:
+        raise AssertionError("nothing is held")
+
 
 class _Binding(Projection, frozen=True):
     metadata: ObjectMeta = ObjectMeta()

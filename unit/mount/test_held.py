@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from dynvol.controllers.held.holderspec import HOLD
 from dynvol.mount import held, mountinfo, propagation, syscalls, targets
 from dynvol.mount.errors import MountInTheWay, NotHeld, SymlinkInTheWay, WrongMount
 from dynvol.mount.held import Showing, Volume
@@ -175,6 +180,31 @@ def test_a_holder_may_go_when_nothing_shows_its_volume_or_another_stands_for_it(
     assert may_go(volumes["different"], volumes["successor"])
     held.hide(host.workload_dir, "data")
     assert may_go()
+
+
+def test_a_holder_ends_when_it_is_dismissed_and_not_before(host: Host) -> None:
+    """Not by SIGTERM. A container that was started again has more than one file; a link in there is nobody's last words."""
+    folder = f"{host.pods}/holder-uid/containers/holder"
+    os.makedirs(folder)
+    for name in ("first", "second"):
+        open(f"{folder}/{name}", "x").close()
+    held.dismiss("nobody", pods=host.pods)
+    command = [part.replace(held.LAST_WORDS, f"{folder}/second") for part in HOLD]
+    with subprocess.Popen(command, env={"PATH": os.defpath}, stdout=subprocess.DEVNULL, process_group=0) as holder:
+        try:
+            while not read(f"/proc/{holder.pid}/task/{holder.pid}/children"):
+                time.sleep(0.01)  # until the shell, which tells nobody, has come to its second command
+            holder.terminate()
+            held.dismiss("holder-uid", pods=host.pods)
+            assert holder.wait(60) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(holder.pid, signal.SIGKILL)
+    os.symlink(f"{host.place}/elsewhere", f"{folder}/third")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        held.dismiss("holder-uid", pods=host.pods)
+    assert not os.path.exists(f"{host.place}/elsewhere")
+    assert "nobody needs the volume" in read(f"{folder}/first")
 
 
 def test_only_the_holders_container_tells_what_is_held(host: Host) -> None:

@@ -37,9 +37,9 @@ LOOK: Final = 3.0
 PROBLEM_RETRY: Final = 10.0
 IN_USE_RETRY: Final = 1.0
 """Seconds until a holder whose volume is still shown somewhere is tried again; mostly the mount table tells before."""
-LAST_WORD: Final = 1
-"""Seconds of grace for a holder that is let go. It does nothing that needs any; none at all would mean that kubelet is not
-asked."""
+LAST_GRACE: Final = 1
+"""Seconds of grace for a holder that is let go and cannot be told so. It does nothing that needs any; none at all would mean that
+kubelet is not asked."""
 _NAMES: Final = 8
 """How many names are tried for a holder where others have taken them."""
 _WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
@@ -55,6 +55,8 @@ class HolderController:
         self._unseen: Final = Expectations(held.holders)
         self._let_go_of: set[str] = set()
         """The uids of holders that have been told to end; saves requests, no more."""
+        self._gone: dict[str, Pod] = {}
+        """uid → a holder whose object went first, by force, and untold: kubelet gives its process the grace period all the same."""
         self.controller: Final[Controller] = instruments.controller("holder", self.reconcile, workers=2)
         view = held.view
         self.controller.watch(view.pods, lambda pod: self._keys_in(pod.metadata.namespace), when=pod_decides)
@@ -68,9 +70,13 @@ class HolderController:
         await self.controller.run()
 
     def _forget(self, change: Change[Pod]) -> None:
-        if change.new is None and change.old is not None:
-            self._let_go_of.discard(change.old.metadata.uid)
-            self._held.leaving.discard(change.old.metadata.uid)
+        if change.new is not None or change.old is None:
+            return
+        uid = change.old.metadata.uid
+        if uid not in self._let_go_of and self._held.is_holder(change.old):
+            self._gone[uid] = change.old
+        self._let_go_of.discard(uid)
+        self._held.leaving.discard(uid)
 
     def _mounts_changed(self, changed: frozenset[tuple[PurePosixPath, str]]) -> None:
         """Something of a volume may have been taken away from a pod: a holder is free to go, then."""
@@ -97,7 +103,7 @@ class HolderController:
         wanted = self._held.wanted(key)
         if not wanted:
             self._held.troubled(key, None)
-            return await self._let_go(pods)
+            return await self._let_go(key, pods)
         holding = wanted[0].holding
         found = self._held.holding(holding)
         staying = [pod for pod in found if not pod.metadata.deleting]
@@ -109,7 +115,7 @@ class HolderController:
             await self._explain(key, holding, staying)
             return RequeueAfter(LOOK)
         self._held.troubled(key, None)
-        return await self._let_go([pod for pod in found if pod is not holds])
+        return await self._let_go(key, [pod for pod in found if pod is not holds])
 
     # --- Make one
 
@@ -188,11 +194,16 @@ class HolderController:
             if pod.finished and not pod.metadata.deleting:
                 await self._delete(pod, grace=None)
 
-    async def _let_go(self, pods: Iterable[Pod]) -> Result:
+    async def _let_go(self, key: str, pods: Iterable[Pod]) -> Result:
         """One after the other: of two that hold the same, each would do for the other."""
         for pod in pods:
             if pod.metadata.uid not in self._let_go_of and not await self._end(pod):
                 return RequeueAfter(IN_USE_RETRY)
+        for uid, pod in [(uid, pod) for uid, pod in self._gone.items() if key in index_holder(pod)]:
+            if not await self._is_free(pod):
+                return RequeueAfter(IN_USE_RETRY)
+            await self._dismiss(pod)
+            del self._gone[uid]
         return DONE
 
     async def _end(self, pod: Pod) -> bool:
@@ -200,16 +211,29 @@ class HolderController:
         uid = pod.metadata.uid
         self._held.leaving.add(uid)
         try:
-            volume = self._held.volume(pod)
-            if volume is not None and not await self._held.volumes.settle(uid, volume, others=self._volumes_beside(pod)):
+            if not await self._is_free(pod):
                 return False
             log.info("letting a holder go", holder=pod.metadata.key)
-            await self._delete(pod, grace=LAST_WORD)
+            # Told before, it would end, and be started again as long as kubelet does not know that it is deleted.
+            await self._delete(pod, grace=LAST_GRACE)
             self._let_go_of.add(uid)
+            await self._dismiss(pod)
             return True
         finally:
             if uid not in self._let_go_of:
                 self._held.leaving.discard(uid)
+
+    async def _is_free(self, pod: Pod) -> bool:
+        volume = self._held.volume(pod)
+        if volume is None:
+            return True
+        return await self._held.volumes.settle(pod.metadata.uid, volume, others=self._volumes_beside(pod))
+
+    async def _dismiss(self, pod: Pod) -> None:
+        try:
+            await self._held.volumes.dismiss(pod.metadata.uid)
+        except OSError as error:
+            log.warning("a holder stays for its grace period", holder=pod.metadata.key, error=str(error))
 
     def _volumes_beside(self, pod: Pod) -> Sequence[Volume]:
         """Of the holders that stay, whatever they hold: what they stand for as well does not need this one."""

@@ -1,8 +1,9 @@
 """A holder pod: the manifest, and what a pod must look like to be taken for one.
 
-It does nothing but exist. Kubelet mounts for it what its only container mentions; the container has no rights and needs none, and
-so passes the `restricted` Pod Security Standard, which namespaces of users often enforce. What may be made in these namespaces is
-held to this shape by a policy as well (config/rbac/holder-policy.yaml); whoever changes one changes the other. Pure.
+It does nothing but exist, until it is told to end. Kubelet mounts for it what its only container mentions; the container has no
+rights and needs none, and so passes the `restricted` Pod Security Standard, which namespaces of users often enforce. What may be
+made in these namespaces is held to this shape by a policy as well (config/rbac/holder-policy.yaml); whoever changes one changes
+the other. Pure.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from typing import Any, Final
 from dynvol.api import names
 from dynvol.api.core import Node, Pod
 from dynvol.api.identity import Holding, label_value, uuid_of_holder
-from dynvol.mount.held import CONTAINER
+from dynvol.mount.held import CONTAINER, LAST_WORDS
 
 Manifest = dict[str, Any]
 
-GRACE: Final = 60
-"""Seconds that a holder which someone deletes stays: the first process of a container hears no SIGTERM that it does not ask for.
-By then a successor holds the same, or those who need it have ended. When the node process shortens it, kubelet does not take notice
-(its SyncTerminatingPod, up to 1.36): it waits for what it was told first. So a drain may wait as long."""
+GRACE: Final = 600
+"""Seconds that a holder which someone deletes stays at the longest: as long as mount pods do in a drain. It goes as soon as a
+successor holds the same, or those who need it have ended (`dynvol.mount.held.dismiss`), and so a drain waits that long only for
+them, or for a node process that is not there."""
+HOLD: Final = ("sh", "-c", f'trap "" TERM; tail -c +1 -f {LAST_WORDS} | head -c 1')
+"""Ends with the first byte of its own last words, which the node process writes. It hears no SIGTERM: kubelet sends it as soon as
+someone deletes the pod, and then the volume is still shown. A Python that waits for the same would take ten times the memory, in
+the quota of users."""
 _VOLUME: Final = "volume"
 _NOBODY: Final = 65534
 _ALL: Final = "."
@@ -74,7 +79,7 @@ def _container(image: str) -> Manifest:
         "name": CONTAINER,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["sleep", "infinity"],
+        "command": [*HOLD],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -1,4 +1,4 @@
-"""The door to the kernel for volumes that holder pods hold: what shows them where, and the three things done about it.
+"""The door to the kernel for volumes that holder pods hold: what shows them where, and what is done about it.
 
 The executor is not the one that serves kubelet: a volume whose server is silent may keep threads, and must keep none of those.
 """
@@ -46,6 +46,10 @@ class NodeVolumes(Protocol):
         holder that was asked for before."""
         ...
 
+    async def dismiss(self, holder_uid: str) -> None:
+        """Tells a holder that is being deleted to end now (`held.dismiss`)."""
+        ...
+
 
 class KernelVolumes:
     """`NodeVolumes`, for real."""
@@ -82,6 +86,9 @@ class KernelVolumes:
     async def settle(self, holder_uid: str, volume: Volume, *, others: Sequence[Volume]) -> bool:
         key = f"holder {holder_uid}"
         return await self._executor.run(key, held.settle, volume, others=tuple(others), base=self._base, pods=self._pods)
+
+    async def dismiss(self, holder_uid: str) -> None:
+        await self._executor.run(f"holder {holder_uid}", held.dismiss, holder_uid, pods=self._pods)
 
 
 def _is_a_mounters(mount: Mount) -> bool:

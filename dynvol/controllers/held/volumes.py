@@ -132,9 +132,12 @@ class HeldVolumes:
 
     # --- Who holds
 
+    def is_holder(self, pod: Pod) -> bool:
+        return holding_of(pod, node=self.view.node) is not None
+
     def pods_of(self, key: str) -> tuple[Pod, ...]:
         """Those that are there, oldest first; one that has ended, too."""
-        found = (p for p in self.holders.store.by_index(BY_HOLDER, key) if holding_of(p, node=self.view.node) is not None)
+        found = (p for p in self.holders.store.by_index(BY_HOLDER, key) if self.is_holder(p))
         return tuple(sorted(found, key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name)))
 
     def holding(self, wanted: Holding) -> tuple[Pod, ...]:
