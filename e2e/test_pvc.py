@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,9 @@ def test_a_pods_end_frees_the_volume(world: World, volumes: Volumes) -> None:
     world.ready("data")
     world.kubectl.delete("pvc", "disk", wait=False)
     assert world.read("web", "/data/readme") == "disk"
+    # For another group of the files it takes another holder, which is another user.
+    world.kubectl.apply(claim("late", "disk", mountpoint="/late", gid=2345))
+    world.settles(lambda: entry(world, "late").get("reason") == "VolumeClaimTerminating")
 
     world.kubectl.delete("pod", "web")
 
@@ -269,6 +273,42 @@ def test_what_cannot_be_shown_is_said(world: World, volumes: Volumes) -> None:
     world.ready("missing")
     world.kubectl.delete("dvc", "--all")
     assert holders(world) == []
+
+
+def test_what_keeps_a_volume_from_its_node_is_said_until_it_comes(world: World, volumes: Volumes) -> None:
+    """In Kubernetes' own words. What its attach-detach controller says, the test says for it: that takes a driver which attaches,
+    and two nodes. It says once that another node has the volume; kubelet goes on and on about what it waits for."""
+    missing = volumes.folder / "missing"
+    volumes.make("disk", hostPath={"path": str(missing), "type": "Directory"})
+    (pod,) = in_pods(world)
+    world.kubectl.apply(claim("data", "disk"))
+    world.settles(lambda: entry(world, "data").get("reason") == "VolumeNotMounted")
+    assert "is not a directory" in entry(world, "data")["message"]
+    holder = world.kubectl.list("pods", HOLDERS)[0]
+
+    elsewhere = (
+        'Multi-Attach error for volume "disk" Volume is already exclusively attached to one node and can\'t be attached to another'
+    )
+    say(world, holder, "Warning", "FailedAttachVolume", elsewhere)
+    world.settles(lambda: entry(world, "data").get("reason") == "VolumeAttachedElsewhere")
+    assert elsewhere in world.condition("data", "Ready")["message"]
+    say(world, holder, "Normal", "SuccessfulAttachVolume", "AttachVolume.Attach succeeded")
+    world.settles(lambda: entry(world, "data").get("reason") == "VolumeNotMounted")
+    missing.mkdir()
+
+    world.ready("data", timeout=180)  # kubelet tries a mount again after up to two minutes
+    assert world.kubectl.exec(pod, "ls", f"{ROOT}/data").code == 0
+
+
+def say(world: World, pod: dict[str, Any], kind: str, reason: str, message: str) -> None:
+    """An event about a pod, as controllers write them."""
+    meta, now = pod["metadata"], datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    about = {"apiVersion": "v1", "kind": "Pod", "namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}
+    said = {"type": kind, "reason": reason, "message": message, "source": {"component": "attachdetach-controller"}}
+    times = {"firstTimestamp": now, "lastTimestamp": now, "count": 1}
+    name = f"{meta['name']}.{reason.lower()}"
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": name}, "involvedObject": about, **said, **times}
+    world.kubectl.apply(event)
 
 
 def entry(world: World, name: str) -> dict[str, Any]:

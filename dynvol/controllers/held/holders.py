@@ -42,6 +42,7 @@ LAST_GRACE: Final = 1
 kubelet is not asked."""
 _NAMES: Final = 8
 """How many names are tried for a holder where others have taken them."""
+_ATTACHING: Final = frozenset({"FailedAttachVolume", "SuccessfulAttachVolume"})
 _WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -175,9 +176,9 @@ class HolderController:
                 return Standing(
                     Phase.FAILED, waiting.reason, f"holder pod {name} is waiting: {waiting.reason} {waiting.message}".rstrip()
                 )
-        chosen = f"involvedObject.uid={pod.metadata.uid},type=Warning"
+        chosen = f"involvedObject.uid={pod.metadata.uid}"
         said = await self._client.list(EVENTS, namespace=pod.metadata.namespace, field_selector=chosen)
-        return meaning(max(said, key=_when, default=None), name)
+        return meaning(decisive(said), name)
 
     async def _is_bound(self, holding: Holding) -> bool:
         try:
@@ -260,6 +261,17 @@ def verdict(found: PersistentVolumeClaim, where: str) -> Standing | None:
     if found.status.phase == "Lost":
         return Standing(Phase.FAILED, "VolumeClaimLost", f"{where} has lost its volume")
     return None
+
+
+def decisive(said: Iterable[Event]) -> Event | None:
+    """Of the events about a holder, the one that says why it has no volume: the last warning, but that a volume is not attached
+    stays true until it is. Kubernetes says once that another node has it; kubelet then says every other minute that it waits."""
+    ordered = sorted(said, key=_when)
+    attaching = [event for event in ordered if event.reason in _ATTACHING]
+    if attaching and attaching[-1].type == "Warning":
+        return attaching[-1]
+    others = [event for event in ordered if event.type == "Warning" and event.reason not in _ATTACHING]
+    return others[-1] if others else None
 
 
 def meaning(event: Event | None, name: str) -> Standing | None:
