@@ -99,6 +99,7 @@ def test_the_keys_by_which_both_sides_find_each_other_stay() -> None:
     group = "dynamicvolume.csi.cloudnative101.net"
     assert (f"{group}/wanted-mounts", f"{group}/mount-report") == (names.WANTED_ANNOTATION, names.REPORT_ANNOTATION)
     assert (f"{group}/workload", f"{group}/release") == (names.WORKLOAD_ANNOTATION, names.RELEASE_ANNOTATION)
+    assert f"{group}/overdue-pods" == names.OVERDUE_ANNOTATION
     assert (f"{group}/mount-pod", f"{group}/node") == (names.MOUNT_POD_LABEL, names.NODE_LABEL)
     assert (f"{group}/mounted", f"{group}/in-use") == (names.CLAIM_FINALIZER, names.CLASS_FINALIZER)
 

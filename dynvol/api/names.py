@@ -83,6 +83,9 @@ WORKLOAD_ANNOTATION: Final = f"{GROUP}/workload"
 """`namespace/class/policy/pod uid` of the workload that a mount pod serves (pod uid empty if shared)."""
 RELEASE_ANNOTATION: Final = f"{GROUP}/release"
 """Set on a mount pod that is being deleted while its workload stays: do not wait, flush and leave, a successor follows."""
+OVERDUE_ANNOTATION: Final = f"{GROUP}/overdue-pods"
+"""Of a mount pod that several pods share: the uids, with commas between them, of those that should have ended long ago. They have
+lost their mounts, but their programs may still wait in one that others use."""
 
 ANNOTATION_LIMIT: Final = 256 * 1024
 """Bytes that all annotations of one object may take, keys and values together (apimachinery TotalAnnotationSizeLimitB)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -89,7 +89,7 @@ class ExternalVolumeController:
         self._credentials: Final = Credentials(client)
         self._unseen: Final = Expectations(view.mount_pods)
         """The mount pods that were made and are not in the cache yet, by workload."""
-        self._told: dict[str, tuple[str, str]] = {}
+        self._told: dict[str, tuple[str, Mapping[str, str]]] = {}
         """Mount pod → the version of it that was last told something, and what: as long as the cache shows this version, it has
         yet to show what we said."""
         self._copied: dict[str, tuple[tuple[str, str], float]] = {}
@@ -218,7 +218,7 @@ class ExternalVolumeController:
             await _delete_pod(self._client, existing)
         elif names.RELEASE_ANNOTATION not in meta.annotations and not existing.finished:
             log.info("a mount pod was deleted while in use; its successor follows", mount_pod=meta.name)
-            await self._annotate(existing, names.RELEASE_ANNOTATION, "successor follows")
+            await self._annotate(existing, {names.RELEASE_ANNOTATION: "successor follows"})
 
     async def _announced(self, wanted: Sequence[WantedMount], *, before: Sequence[WantedMount]) -> _Announced:
         """Sees to it that each claim holds our finalizer and has an entry for the pod: deleting it waits for us from now on.
@@ -340,23 +340,29 @@ class ExternalVolumeController:
 
     async def _serve(self, workload: Workload, existing: Pod, wanted: Sequence[WantedMount], own: OwnSecrets) -> Result:
         announced = await self._announced(wanted, before=told(existing))
-        await self._tell(existing, announced.mounts)
+        await self._tell(existing, announced.mounts, overdue=self._overdue(workload))
         # One that has nothing to serve may still be uploading.
         if not (announced.mounts or reported(existing)):
             return announced.then(DONE)
         return announced.then(await self._refresh_credentials(workload, existing, own))
 
-    async def _tell(self, existing: Pod, wanted: Sequence[WantedMount]) -> None:
-        meta, text = existing.metadata, encode(wanted)
-        if meta.annotations.get(names.WANTED_ANNOTATION, "") == text or self._told.get(meta.name) == (meta.resource_version, text):
+    def _overdue(self, workload: Workload) -> str:
+        """An independent mount pod serves nobody else, and lets go of its mounts in any case."""
+        pods = () if workload.pod_uid else self._view.pods_of(workload.uuid)
+        return ",".join(sorted(pod.metadata.uid for pod in pods if self._view.overdue.includes(pod)))
+
+    async def _tell(self, existing: Pod, wanted: Sequence[WantedMount], *, overdue: str) -> None:
+        meta, text = existing.metadata, {names.WANTED_ANNOTATION: encode(wanted), names.OVERDUE_ANNOTATION: overdue}
+        news = {key: value for key, value in text.items() if meta.annotations.get(key, "") != value}
+        if not news or self._told.get(meta.name) == (meta.resource_version, text):
             return
-        log.info("telling the mount pod", mount_pod=meta.name, mounts=len(wanted))
-        await self._annotate(existing, names.WANTED_ANNOTATION, text)
+        log.info("telling the mount pod", mount_pod=meta.name, mounts=len(wanted), overdue=overdue)
+        await self._annotate(existing, news)
         self._told[meta.name] = meta.resource_version, text
 
-    async def _annotate(self, pod: Pod, key: str, value: str) -> None:
-        """Sets one annotation of exactly this pod, not of a namesake that came after it."""
-        body = {"metadata": {"uid": pod.metadata.uid, "annotations": {key: value}}}
+    async def _annotate(self, pod: Pod, annotations: Mapping[str, str]) -> None:
+        """Sets annotations of exactly this pod, not of a namesake that came after it."""
+        body = {"metadata": {"uid": pod.metadata.uid, "annotations": annotations}}
         try:
             await self._client.merge_patch(PODS, pod.metadata.name, body, namespace=pod.metadata.namespace)
         except (NotFound, Conflict):
@@ -381,7 +387,7 @@ class ExternalVolumeController:
         await self._apply_secret(workload, provider_class, original=found.secret, own=own, owner=existing)
         digest = credentials_digest(found.secret, own.found)
         if existing.metadata.annotations.get(CREDENTIALS_DIGEST) != digest:
-            await self._annotate(existing, CREDENTIALS_DIGEST, digest)
+            await self._annotate(existing, {CREDENTIALS_DIGEST: digest})
         return RequeueAfter(CREDENTIALS_CHECK)
 
     async def _apply_secret(

@@ -125,6 +125,21 @@ def abort_connection(connection: int) -> bool:
         return True
 
 
+def requests_waiting(connection: int) -> int | None:
+    """How many requests a FUSE daemon has not answered yet; None if there is no such connection, or no way to know."""
+    with _control_directory() as directory:
+        if directory is None:
+            return None
+        try:
+            waiting = os.open(f"{connection}/waiting", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        except FileNotFoundError:
+            return None
+        try:
+            return int(os.read(waiting, 32))
+        finally:
+            os.close(waiting)
+
+
 @contextlib.contextmanager
 def _control_directory() -> Iterator[int | None]:
     """A descriptor of the root of fusectl, None where the kernel has none or does not let us."""

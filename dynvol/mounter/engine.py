@@ -74,6 +74,12 @@ class Engine:
         self._recorded = frozenset(keys)
         self._wake.set()
 
+    def set_overdue(self, pods: Iterable[str]) -> None:
+        """The uids of all pods that should have ended long ago, and may be kept from it by a mount that they had."""
+        overdue = frozenset(pods)
+        for session in self._sessions.values():
+            session.set_overdue(overdue)
+
     def adopt(self, left: Sequence[WantedMount]) -> None:
         """Before `run`: what earlier mounters left caches of. What is not wanted again is uploaded, and reported until it is."""
         self._left = {mount.source: mount for mount in left}

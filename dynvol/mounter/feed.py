@@ -187,6 +187,7 @@ class Feed:
             self.deleted.set()
         if names.RELEASE_ANNOTATION in metadata.annotations:
             self.released.set()
+        self._engine.set_overdue(filter(None, metadata.annotations.get(names.OVERDUE_ANNOTATION, "").split(",")))
         text = metadata.annotations.get(names.WANTED_ANNOTATION, "")
         if text != self._wanted:
             self._tell_engine(text)

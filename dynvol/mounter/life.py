@@ -134,6 +134,10 @@ class Life:
             return False
         return True
 
+    def holds_requests(self) -> bool:
+        """Whether programs wait for the client at this moment, as far as the kernel tells."""
+        return self.device is not None and fuse.requests_waiting(self.device[1]) != 0
+
     async def diagnose(self) -> Finding | None:
         """What the storage says to a request of this client's; None if it has no complaint."""
         return await look.diagnose(self.client, self.place, self._tools)

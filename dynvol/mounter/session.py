@@ -63,6 +63,11 @@ class Session:
         """Done when the credentials are to be looked at."""
         self._refusals = 0
         """How often in a row the present credentials could not be put to use."""
+        self._overdue: frozenset[str] = frozenset()
+        self._past: frozenset[str] = frozenset()
+        """Pods that were overdue when the present client began to serve: what keeps them is not in it."""
+        self._holds_up = _future()
+        """Done while a pod that has used the client should have ended long ago: a program of it may wait there."""
         self._retiring: Final[dict[int, asyncio.Task[None]]] = {}
         """Clients whose successor serves, or served, by number. Their caches are nobody else's."""
         self.paths: Final[dict[str, str]] = {}
@@ -134,6 +139,11 @@ class Session:
         """The credentials may have changed."""
         if not self._refreshed.done():
             self._refreshed.set_result(None)
+
+    def set_overdue(self, pods: frozenset[str]) -> None:
+        """These pods should have ended long ago."""
+        self._overdue = pods & {owner.rpartition("/")[2] for owner in self._owners}
+        self._judge_holding_up()
 
     def note_open_files(self) -> None:
         """The visible mount was busy and went lazily: programs still use it."""
@@ -241,6 +251,8 @@ class Session:
         The successor shows from the moment on at which it is returned and served with. The earlier client then retires.
         """
         self._life, served, successor = life, _now(), None
+        self._past = self._overdue
+        self._judge_holding_up()
         self._tell(State.SERVING)
         try:
             successor = await self._watch_over(life)
@@ -263,12 +275,15 @@ class Session:
         """Until the client dies or the session is to stop: None; or until a successor with other credentials has come up."""
         timing = self._tools.timing
         while True:
-            await first(life.child.exited, self._stop, self._refreshed, timeout=timing.look)
+            held_up = () if life.in_kernel else (self._holds_up,)
+            await first(life.child.exited, self._stop, self._refreshed, *held_up, timeout=timing.look)
             if not life.alive or self._stop.done():
                 return None
             if self._refreshed.done():
                 if (successor := await self._succeed(life)) is not None:
                     return successor
+            elif self._holds_up.done() and not life.in_kernel:
+                await self._look_closely_at(life)
             else:
                 await self._look_at(life)
 
@@ -279,18 +294,49 @@ class Session:
         answer = asyncio.ensure_future(life.statfs())
         await first(answer, life.child.exited, self._stop, timeout=timing.stuck)
         if not answer.done() and life.alive and not self._stop.done():
-            self._tell(State.SERVING, _SERVER_SILENT if life.in_kernel else Finding("ClientStuck", _STUCK, lasting=False))
-            await first(answer, life.child.exited, self._stop, timeout=None if life.in_kernel else timing.hopeless)
+            self._tell(State.SERVING, _SERVER_SILENT if life.in_kernel else _CLIENT_STUCK)
+            if life.in_kernel:
+                await first(answer, life.child.exited, self._stop)
+            else:
+                await first(answer, life.child.exited, self._stop, self._holds_up, timeout=timing.hopeless)
         if not answer.done():
             answer.cancel()
             if life.alive and not self._stop.done():
-                _log.warning("client is stuck, and is killed", source=self.mount.source, pid=life.child.pid)
-                life.child.signal(signal.SIGKILL)
-                await first(life.child.exited, timeout=timing.leave)
-                # One that hangs in the kernel ends with its connection.
-                await life.end()
+                await self._put_an_end_to(life)
         elif self._finding and not self._finding.harmless:
             self._tell(State.SERVING)
+
+    async def _look_closely_at(self, life: Life) -> None:
+        """While a pod cannot end, most likely as its programs wait in the client, which others use too. Requests fail all at once
+        or not at all. So the client is killed, but not before it is of no use to the others either: requests wait in it, and it
+        answers nothing, or its storage has said nothing for a while."""
+        timing, silent_since = self._tools.timing, math.inf
+        while self._holds_up.done() and life.alive and not self._stop.done() and not self._refreshed.done():
+            if not life.holds_requests():
+                silent_since = math.inf
+            else:
+                await self._look_at(life)
+                if not life.alive:
+                    return
+                silent_since = min(silent_since, _now()) if await life.diagnose() else math.inf
+            if _now() - silent_since >= timing.silent and not self._stop.done():
+                self._tell(State.SERVING, _STORAGE_SILENT)
+                await self._put_an_end_to(life)
+                return
+            await first(life.child.exited, self._stop, self._refreshed, timeout=timing.silent_poll)
+
+    def _judge_holding_up(self) -> None:
+        if not self._overdue - self._past:
+            self._holds_up = _future() if self._holds_up.done() else self._holds_up
+        elif not self._holds_up.done():
+            self._holds_up.set_result(None)
+
+    async def _put_an_end_to(self, life: Life) -> None:
+        """All that waits for it fails. One that hangs in the kernel ends with its connection."""
+        _log.warning("client is of no use, and is killed", source=self.mount.source, pid=life.child.pid)
+        life.child.signal(signal.SIGKILL)
+        await first(life.child.exited, timeout=self._tools.timing.leave)
+        await life.end()
 
     # --- other credentials
 
@@ -553,7 +599,8 @@ class Session:
 
     async def _mourn(self, life: Life) -> None:
         """Say why a client that served died."""
-        died = self._finding if self._finding and self._finding.reason == "ClientStuck" else self._death_of(life)
+        found = self._finding
+        died = found if found and found.reason in (_CLIENT_STUCK.reason, _STORAGE_SILENT.reason) else self._death_of(life)
         # What shows is dead from now on, whatever the reason turns out to be.
         self._life = None
         self._tell(State.BROKEN, died)
@@ -598,7 +645,15 @@ class Session:
         return min(timing.last_retry, shortest * 2.0 ** min(max(0, failures - 1), 16))
 
 
-_STUCK: Final = "the client does not answer; if that lasts it is started again. Look at the limits of the class"
+_CLIENT_STUCK: Final = Finding(
+    "ClientStuck", "the client does not answer; if that lasts it is started again. Look at the limits of the class", lasting=False
+)
+_STORAGE_SILENT: Final = Finding(
+    "StorageSilent",
+    "the storage does not answer, and a deleted pod could not end before its requests had failed; with them failed all others that "
+    "waited, and files that were open. The mount is back when the storage is",
+    lasting=False,
+)
 _SERVER_SILENT: Final = Finding(
     "EndpointTimeout", "the server does not answer; what programs ask of it waits, and goes on when it is back", lasting=False
 )

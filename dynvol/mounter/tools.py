@@ -47,6 +47,9 @@ class Timing(msgspec.Struct, frozen=True):
     """A client that has not answered for so long is reported."""
     hopeless: float = 120.0
     """After so much longer it is killed."""
+    silent: float = 60.0
+    """A storage that has said nothing for so long costs all who share a client their open files, if a pod cannot end for it."""
+    silent_poll: float = 5.0
     look_at_storage: float = 60.0
     """How long a program may take to see whether the storage is there."""
     flush_poll: float = 0.25

@@ -80,6 +80,7 @@ CODE_OF_REASON: Final[Mapping[str, Status]] = {
     "SecretMalformed": Status.INVALID_ARGUMENT,
     "SessionTokenUnsupported": Status.INVALID_ARGUMENT,
     "StorageRefused": Status.FAILED_PRECONDITION,
+    "StorageSilent": Status.UNAVAILABLE,
     "StorageTimeout": Status.UNAVAILABLE,
     "StorageUnavailable": Status.UNAVAILABLE,
     "UnexpectedAnswer": Status.FAILED_PRECONDITION,

@@ -217,3 +217,25 @@ async def test_a_pod_that_does_not_end_loses_its_mounts_and_says_why(world: Worl
         assert world.pods.store.get(pod.metadata.key), "the pod has gone by itself"
         await world.end_pod(pod)
     assert "PodOverdue" in await world.reasons_told("Pod")
+
+
+async def test_a_mount_pod_that_others_use_too_is_told_who_does_not_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until that pod is gone."""
+    monkeypatch.setattr(overdue, "OVERDUE", 0.5)
+
+    def told() -> str | None:
+        found = world.mount_pod()
+        return found.metadata.annotations.get(names.OVERDUE_ANNOTATION, "") if found else None
+
+    async with world.process():
+        await world.add_class()
+        late, stays = [await world.add_pod(name, policy=names.SHARED) for name in ("web", "stays")]
+        await world.add_claim()
+        await world.until(lambda: len(world.table.mounts) == 2)
+        await world.noise(1)
+        await world.admin.delete(PODS, late.metadata.name, namespace=world.namespace, grace_seconds=1)
+        await world.until(lambda: told() == late.metadata.uid)
+        await world.until(lambda: len(world.table.mounts) == 1)
+        await world.end_pod(late)
+        await world.until(lambda: told() == "")
+        assert world.pods.store.get(stays.metadata.key)

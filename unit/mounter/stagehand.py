@@ -90,6 +90,11 @@ class Hand:
         running = self.tools.children._running.values()
         return next(child.pid for child in running if mount.source in _command_line(child.pid))
 
+    def keeps_waiting(self, mount: WantedMount) -> bool:
+        """Whether a program waits for the client of the mount."""
+        life = self.session(mount)._life
+        return life is not None and life.holds_requests()
+
     async def until(self, condition: Callable[[list[MountReport]], bool], *, within: float = 20.0) -> list[MountReport]:
         """The reports, once they are as they should be."""
         version = self.engine.version

@@ -198,6 +198,16 @@ async def test_being_released_is_noticed(scene: Scene) -> None:
         await scene.feed.released.wait()
 
 
+async def test_pods_that_do_not_end_are_told_to_the_engine(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[set[str]] = []
+    monkeypatch.setattr(scene.engine, "set_overdue", lambda pods: told.append(set(pods)))
+    for text, pods in (("one,two", {"one", "two"}), ("two", {"two"}), ("", set())):
+        await scene.api.annotate(names.OVERDUE_ANNOTATION, text)
+        async with asyncio.timeout(10):
+            while not told or told[-1] != pods:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
 async def test_reports_are_few_however_much_changes(scene: Scene) -> None:
     for number in range(40):
         await scene.api.want(impossible(f"c{number}"))
