@@ -32,6 +32,12 @@ from unit.nottried import pytest_terminal_summary  # noqa: F401 - pytest finds i
 
 _numbers = itertools.count(1)
 NOTHING: Mapping[str, str] = {}
+LONGEST = (
+    *("test_chaos", "cluster", "test_bench", "test_installation", "test_data", "test_upgrade", "test_quickstart", "test_secrets"),
+    *("test_recovery", "test_without_api", "test_credentials", "test_unflushed", "test_pvc", "test_shared"),
+)
+"""What takes the longest in here, in this order."""
+HERE = Path(__file__).parent
 _run = secrets.token_hex(2)
 """Keeps what one run makes apart from what another left, on clusters and S3 servers that stay."""
 
@@ -49,6 +55,21 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.dist = "no"
     if config.option.apiserver == "real" and real.programs() is None:
         raise pytest.UsageError(real.MISSING)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left alone with one of them in the end. The local cluster's own tests go to one
+    worker together: they want servers and a cluster that no others want."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(_part(item), len(places)))
+    for item in items:
+        if _part(item) == "cluster":
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
+def _part(item: pytest.Item) -> str:
+    """The file or folder, in here, that a test is from."""
+    return item.path.relative_to(HERE).with_suffix("").parts[0] if item.path.is_relative_to(HERE) else ""
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -21,6 +21,7 @@ from e2e.cluster import real
 from e2e.cluster.apiserver import pki
 from e2e.cluster.apiserver.server import Settings, running
 from e2e.grounds.envtest import EnvTest, free_ports
+from e2e.kubectl import SHORT_LIVED
 
 CONFIG = Path(__file__).parents[1] / "config"
 DEADLINE = 30.0
@@ -66,7 +67,7 @@ class Kubectl:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.kubeconfig.parent)},
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.kubeconfig.parent), **SHORT_LIVED},
         )
         output, _ = await process.communicate(given.encode())
         assert process.returncode is not None

@@ -94,9 +94,9 @@ def _with_pods(
 
 def main(argv: Sequence[str], say: Callable[[str], object] = print) -> int:
     given = arguments(argv)
-    before = noise.reference("before")
+    before = noise.reference("before", short=given.short)
     figures = list(measured(given))
-    after = noise.reference("after")
+    after = noise.reference("after", short=given.short)
     said = noise.said(before, after)
     say(table(figures))
     say(f"\n{said}")

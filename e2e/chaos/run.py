@@ -15,7 +15,8 @@ import asyncio
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from e2e.chaos import guests, schedule
@@ -23,6 +24,7 @@ from e2e.chaos.faults import FAULTS, Fault, NoTarget
 from e2e.chaos.footprint import Footprint, footprint, grown
 from e2e.chaos.guests import Guests
 from e2e.chaos.judge import Judge
+from e2e.chaos.recovery import Touched
 from e2e.chaos.report import MEASURED, Findings, Tally, table, zeros
 from e2e.chaos.schedule import Stroke
 from e2e.chaos.watch import Watch
@@ -39,6 +41,8 @@ RARELY = 8.0
 PROOF = 30.0
 """Seconds between looks at what has come into the buckets."""
 GUESTS_EVERY = 5.0
+AIM = 10.0
+"""Seconds for which a fault looks for something to strike: what the last one broke may not be back yet."""
 
 
 class Run:
@@ -134,7 +138,7 @@ class Run:
         try:
             async with self._lanes[fault.kind.lane]:
                 before = watch.last
-                async with fault.inflict(there, stroke) as touched:
+                async with _aimed(fault, there, stroke) as touched:
                     say(f"{fault.kind.name}, for {stroke.hold:.1f} s")
                     tally.struck += 1
                     await asyncio.sleep(stroke.hold)
@@ -155,6 +159,22 @@ class Run:
         findings.add("leaked threads, file descriptors, tasks", [*grown(before, await footprint(there))])
         await there.clear()
         findings.merge(await _settled(judge, "without pods and claims", until=until))
+
+
+@asynccontextmanager
+async def _aimed(fault: Fault, there: World, stroke: Stroke) -> AsyncIterator[Touched]:
+    """The fault, as soon as it finds a target. Raises NoTarget if it finds none in time."""
+    async with AsyncExitStack() as inflicted:
+        over = time.monotonic() + AIM
+        while True:
+            try:
+                touched = await inflicted.enter_async_context(fault.inflict(there, stroke))
+                break
+            except NoTarget:
+                if time.monotonic() > over:
+                    raise
+                await asyncio.sleep(0.5)
+        yield touched
 
 
 async def _measured(recovered: Awaitable[float | None], tally: Tally) -> None:
