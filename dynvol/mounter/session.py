@@ -186,8 +186,7 @@ class Session:
         answers. 4. Serve, also with its successors.
         """
         self._restarts += 1
-        if self._retry.done():
-            self._retry = _future()
+        self._no_attempt_is_due()
         number = await self._tidy_caches()
         if self._stop.done():
             return
@@ -209,6 +208,11 @@ class Session:
         _log.info("serving", source=self.mount.source, pid=life.child.pid, seconds=round(_now() - started, 3))
         while (successor := await self._serve_with(life, tasks)) is not None:
             life = successor
+
+    def _no_attempt_is_due(self) -> None:
+        """One begins, or has come to something."""
+        if self._retry.done():
+            self._retry = _future()
 
     async def _await_credentials(self) -> None:
         """A claim's own Secret reaches a mount pod that runs already some moments after the claim does."""
@@ -253,6 +257,7 @@ class Session:
         self._life, served, successor = life, _now(), None
         self._past = self._overdue
         self._judge_holding_up()
+        self._no_attempt_is_due()
         self._tell(State.SERVING)
         try:
             successor = await self._watch_over(life)
@@ -627,7 +632,7 @@ class Session:
     def _tell(self, state: State, finding: Finding | None = None) -> None:
         if self._stop.done() and state is not State.ENDING:
             state, finding = State.ENDING, None
-        elif self._retry.done():
+        elif self._retry.done() and state is not State.SERVING:
             state, finding = State.STARTING, None
         if (state, finding) != (self._state, self._finding) or state is State.SERVING:
             self._state, self._finding = state, finding

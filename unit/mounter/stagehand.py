@@ -87,8 +87,14 @@ class Hand:
 
     def client(self, mount: WantedMount) -> int:
         """The pid of the program that serves the mount."""
+        return next(iter(self._clients(mount)))
+
+    def has_client(self, mount: WantedMount) -> bool:
+        return bool(self._clients(mount))
+
+    def _clients(self, mount: WantedMount) -> list[int]:
         running = self.tools.children._running.values()
-        return next(child.pid for child in running if mount.source in _command_line(child.pid))
+        return [child.pid for child in running if mount.source in _command_line(child.pid)]
 
     def keeps_waiting(self, mount: WantedMount) -> bool:
         """Whether a program waits for the client of the mount."""

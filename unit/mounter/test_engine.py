@@ -210,6 +210,26 @@ def test_a_client_that_is_killed_comes_back_also_before_the_table_shows_that_its
 
 
 @pytest.mark.root
+def test_a_client_that_comes_up_after_another_attempt_was_asked_for_shows(playground: str) -> None:
+    """Credentials change while one is being started that has them already: no other attempt follows, so this is the one."""
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage)
+        await hand.mounted(mount)
+        storage.pause()
+        first = hand.client(mount)
+        os.kill(first, signal.SIGKILL)
+        await hand.until(lambda found: [r.phase for r in found] == [Phase.FAILED])
+        await hand.until_true(lambda: hand.has_client(mount) and hand.client(mount) != first)
+        hand.engine.refresh_credentials()
+        storage.resume()
+        await hand.until(lambda found: [(r.phase, r.restarts) for r in found] == [(Phase.MOUNTED, 1)])
+        assert await in_thread((hand.shown() / "hello").read_text) == "hello from a\n"
+
+    play(playground, story)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("client", CLIENTS)
 def test_read_only_is_enforced_by_the_kernel(playground: str, client: str) -> None:
     async def story(hand: Hand, storage: Storage) -> None:
