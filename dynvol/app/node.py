@@ -55,6 +55,7 @@ from dynvol.runtime.errors import LeadershipLost
 from dynvol.runtime.leader import LeaderElector
 from dynvol.webhook.rules.classes import review_class
 
+from . import memory
 from .caches import holder_pods, leader_view, node_view
 
 log = logs.get(__name__)
@@ -86,6 +87,7 @@ def main(*, listen: str, kubeconfig: str, **given: str) -> int:
     """The command line's `dynvol node`; returns the exit status."""
     host, _, port = listen.rpartition(":")
     settings = NodeSettings(listen=(host.strip("[]"), int(port)), kubeconfig=Path(kubeconfig) if kubeconfig else None, **given)
+    memory.keep_less()
     asyncio.run(run(settings))
     return 0
 
