@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from dynvol.api import names
-from dynvol.api.claim import ClaimStatus, DynamicVolumeClaim
+from dynvol.api.claim import ClaimStatus, DynamicVolumeClaim, S3Config
 from dynvol.api.core import Node, Pod, PodSpec, PodStatus
 from dynvol.api.identity import Workload, mount_pod_name, uuid_of_holder
 from dynvol.api.mounts import (
@@ -38,12 +38,16 @@ from .overdue import OverduePods
 from .status import node_entries
 from .turns import Turns
 
+T = TypeVar("T")
+
 BY_WORKLOAD: Final = "workload"
 BY_CLASS: Final = "class"
 BY_UID: Final = "uid"
 BY_CLAIM_UID: Final = "claim"
 BY_ENTRY: Final = "entry"
 _NOTHING_SAID: Final = ClaimStatus()
+_NONE: Final[dict[str, str]] = {}
+"""Labels or annotations that no one reads. One for all, as nothing in a cache is ever changed."""
 SYNC_DEADLINE: Final = 7 * 24 * 3600.0
 """Seconds. Ending the process would not bring the API server back, but would keep pods from starting; /readyz tells meanwhile."""
 
@@ -159,8 +163,31 @@ def without_other_nodes(claim: DynamicVolumeClaim, *, node: str) -> DynamicVolum
     """For the claims' cache of one node: a claim in ten thousand pods has ten thousand entries, of which a hundred are ours. What
     else is dropped decides nothing here, and is kept by each node for each claim of the cluster."""
     mine = node_entries(claim.status, node)
-    metadata = msgspec.structs.replace(claim.metadata, labels={}, annotations={}, owner_references=())
-    return msgspec.structs.replace(claim, metadata=metadata, status=ClaimStatus(pods=mine) if mine else _NOTHING_SAID)
+    metadata = msgspec.structs.replace(
+        claim.metadata,
+        namespace=_same(claim.metadata.namespace),
+        finalizers=_same(claim.metadata.finalizers),
+        labels=_NONE,
+        annotations=_NONE,
+        owner_references=(),
+    )
+    spec = msgspec.structs.replace(
+        claim.spec,
+        storage_provider=_same(claim.spec.storage_provider),
+        storage_provider_class=_same(claim.spec.storage_provider_class),
+        s3_config=_with_common_endpoint(claim.spec.s3_config),
+    )
+    return msgspec.structs.replace(claim, metadata=metadata, spec=spec, status=ClaimStatus(pods=mine) if mine else _NOTHING_SAID)
+
+
+def _with_common_endpoint(s3: S3Config | None) -> S3Config | None:
+    return s3 and msgspec.structs.replace(s3, endpoint=_same(s3.endpoint), region=_same(s3.region))
+
+
+@lru_cache(maxsize=1024)
+def _same(value: T) -> T:
+    """What many claims say alike is kept once: each comes with a copy of its own."""
+    return value
 
 
 def as_user_of_volumes(pod: Pod) -> Pod:

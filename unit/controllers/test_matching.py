@@ -90,6 +90,17 @@ def test_a_node_keeps_no_annotations_of_claims() -> None:
     assert without_other_nodes(msgspec.structs.replace(whole, metadata=applied), node=NODE) == whole
 
 
+def test_what_claims_say_alike_is_kept_once() -> None:
+    whole = claim()
+    other = msgspec.json.decode(msgspec.json.encode(whole), type=DynamicVolumeClaim)
+    one, two = (without_other_nodes(given, node=NODE) for given in (whole, other))
+    assert one == two == whole
+    assert one.metadata.namespace is two.metadata.namespace
+    assert one.spec.storage_provider_class is two.spec.storage_provider_class
+    assert one.spec.s3_config is not None and two.spec.s3_config is not None
+    assert one.spec.s3_config.endpoint is two.spec.s3_config.endpoint
+
+
 LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "x", "longer"]), max_size=3)
 
 
