@@ -42,7 +42,15 @@ LAST_GRACE: Final = 1
 kubelet is not asked."""
 _NAMES: Final = 8
 """How many names are tried for a holder where others have taken them."""
-_ATTACHING: Final = frozenset({"FailedAttachVolume", "SuccessfulAttachVolume"})
+_ATTACHED: Final = "SuccessfulAttachVolume"
+_MEANINGS: Final = {
+    "FailedAttachVolume": "VolumeNotAttached",
+    "FailedMount": "VolumeNotMounted",
+    "FailedMapVolume": "VolumeNotMounted",
+    "FailedCreatePodSandBox": "HolderFailed",
+    "Failed": "HolderFailed",
+}
+"""A warning's reason → ours. The others, of which every cluster has its own, hide none of these."""
 _WAITS: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
@@ -178,7 +186,7 @@ class HolderController:
                 )
         chosen = f"involvedObject.uid={pod.metadata.uid}"
         said = await self._client.list(EVENTS, namespace=pod.metadata.namespace, field_selector=chosen)
-        return meaning(decisive(said), name)
+        return meaning(said, name)
 
     async def _is_bound(self, holding: Holding) -> bool:
         try:
@@ -263,32 +271,25 @@ def verdict(found: PersistentVolumeClaim, where: str) -> Standing | None:
     return None
 
 
-def decisive(said: Iterable[Event]) -> Event | None:
-    """Of the events about a holder, the one that says why it has no volume: the last warning, but that a volume is not attached
-    stays true until it is. Kubernetes says once that another node has it; kubelet then says every other minute that it waits."""
-    ordered = sorted(said, key=_when)
-    attaching = [event for event in ordered if event.reason in _ATTACHING]
-    if attaching and attaching[-1].type == "Warning":
-        return attaching[-1]
-    others = [event for event in ordered if event.type == "Warning" and event.reason not in _ATTACHING]
-    return others[-1] if others else None
-
-
-def meaning(event: Event | None, name: str) -> Standing | None:
-    """What a warning about the holder of that name says of its volume; None if nothing."""
+def meaning(said: Iterable[Event], name: str) -> Standing | None:
+    """What the events about the holder of that name say of its volume; None if nothing keeps it."""
+    event = _decisive(said)
     if event is None:
         return None
-    message = f"holder pod {name}: {event.message}"
-    match event.reason:
-        case "FailedAttachVolume" if "Multi-Attach" in event.message:
-            return Standing(Phase.FAILED, "VolumeAttachedElsewhere", message)
-        case "FailedAttachVolume":
-            return Standing(Phase.FAILED, "VolumeNotAttached", message)
-        case "FailedMount" | "FailedMapVolume":
-            return Standing(Phase.FAILED, "VolumeNotMounted", message)
-        case "FailedCreatePodSandBox" | "Failed":
-            return Standing(Phase.FAILED, "HolderFailed", message)
-    return None
+    elsewhere = event.reason == "FailedAttachVolume" and "Multi-Attach" in event.message
+    reason = "VolumeAttachedElsewhere" if elsewhere else _MEANINGS[event.reason]
+    return Standing(Phase.FAILED, reason, f"holder pod {name}: {event.message}")
+
+
+def _decisive(said: Iterable[Event]) -> Event | None:
+    """The last that means anything, but that a volume is not attached stays true until it is: that another node has it, Kubernetes
+    says once, whatever is said after."""
+    ordered = sorted((event for event in said if event.reason in _MEANINGS or event.reason == _ATTACHED), key=_when)
+    attaching = [event for event in ordered if event.reason in ("FailedAttachVolume", _ATTACHED)]
+    if attaching and attaching[-1].reason != _ATTACHED:
+        return attaching[-1]
+    others = [event for event in ordered if event not in attaching]
+    return others[-1] if others else None
 
 
 def _when(event: Event) -> str:
