@@ -14,8 +14,6 @@ import select
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.cluster.lifecycle import LocalCluster
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m e2e.cluster.guard", description=__doc__)
@@ -23,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--owner", type=int, required=True)
     options = parser.parse_args(argv)
     wait_for_end(options.owner)
+    from e2e.cluster.lifecycle import LocalCluster  # costs more than all else that most guards ever do
+
     asyncio.run(LocalCluster(options.state).down())
 
 

@@ -243,11 +243,11 @@ async def test_every_call_is_counted_with_its_code(world: World, kernel: Kernel)
         await world.node.node_unpublish_volume(unpublish_request(), timeout=0.05)
     kernel.gate.set()
     await world.calls.idle()
-    assert world.seen == [
-        ("NodePublishVolume", "OK"),
-        ("NodePublishVolume", "INVALID_ARGUMENT"),
-        ("NodeUnpublishVolume", "DEADLINE_EXCEEDED"),
-    ]
+    *answered, (late, code) = world.seen
+    assert answered == [("NodePublishVolume", "OK"), ("NodePublishVolume", "INVALID_ARGUMENT")]
+    assert late == "NodeUnpublishVolume"
+    # Caller and server count the same time, each by itself; the caller hangs up if it is the first.
+    assert code in ("DEADLINE_EXCEEDED", "CANCELLED")
 
 
 async def test_kubelet_is_told_where_the_services_are(world: World) -> None:
