@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -149,6 +151,26 @@ def test_a_client_that_serves_tries_again_when_an_upload_failed(playground: str)
                 bucket.mkdir()
                 await hand.until_true((bucket / "precious").exists, within=30)
                 assert (bucket / "precious").read_text() == "data"
+
+    asyncio.run(scene())
+
+
+def test_a_client_that_is_killed_mixes_nothing_of_what_a_file_was_into_what_it_has_become(playground: str) -> None:
+    async def scene() -> None:
+        with serving(Path(playground, "s3")) as storage:
+            stored = storage.make_bucket("bucket-a", log="as it was before\n") / "log"
+            async with engine(prepare(playground)) as hand:
+                mount = wanted(storage, mounter="rclone")
+                await hand.mounted(mount)
+                assert await in_thread((hand.shown() / "log").read_text) == "as it was before\n"
+                file = await asyncio.to_thread((hand.shown() / "log").open, "w")
+                await in_thread(lambda: file.write("AS IT IS"))
+                await in_thread(file.flush)
+                os.kill(hand.client(mount), signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    await in_thread(file.close)
+                await hand.until_true(lambda: stored.read_text() != "as it was before\n", within=30)
+                assert stored.read_text() == "AS IT IS"
 
     asyncio.run(scene())
 

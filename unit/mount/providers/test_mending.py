@@ -73,6 +73,19 @@ def test_what_lies_beyond_the_end_of_what_is_stored_is_uploaded_though_the_metad
 
 
 @pytest.mark.parametrize(
+    ("stored", "cut", "ranges", "completed"),
+    [(4, 0, None, [(0, 10)]), (10, 0, None, [(0, 10)]), (20, 2, [(0, 1)], [(0, 1), (2, 8)])],
+)
+def test_what_was_written_after_the_file_was_cut_off_is_not_taken_from_what_is_stored(
+    tmp_path: Path, stored: int, cut: int, ranges: list[tuple[int, int]] | None, completed: list[tuple[int, int]]
+) -> None:
+    emptied = {"Dirty": True, "Size": cut, "Fingerprint": f"{stored},2026-11-21,abc", "Rs": described(ranges)}
+    _, meta = cached(tmp_path, "a", content=b"0123456789", metadata=json.dumps(emptied))
+    program.mend(str(tmp_path))
+    assert json.loads(meta.read_text()) == {**emptied, "Size": 10, "Rs": described(completed)}
+
+
+@pytest.mark.parametrize(
     "change", [{"Dirty": False}, {"Rs": [{"Pos": 4, "Size": 6}]}, {"Fingerprint": "10,x"}, {"Fingerprint": "x"}]
 )
 def test_a_file_that_is_complete_or_does_not_wait_stays_as_it_is(tmp_path: Path, change: dict[str, Any]) -> None:

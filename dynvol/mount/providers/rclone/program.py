@@ -155,12 +155,13 @@ def mend(cache: str) -> None:
 
 
 def _completed(path: str, data: str) -> dict[str, Any] | None:
-    """The metadata of a file that waits, with all beyond the end of what is stored in it; None if it is, or that is unclear."""
+    """The metadata of a file that waits, with all in it that only the cache can have: what lies beyond the end of what is stored, or
+    beyond where the file was cut off, for what is there now was written since. None if all of it is in, or that is unclear."""
     try:
         with open(path, "rb") as file:
             metadata = json.load(file)
         size = os.stat(data).st_size
-        stored = int((metadata["Fingerprint"] or "0").partition(",")[0])
+        stored = min(int((metadata["Fingerprint"] or "0").partition(",")[0]), metadata["Size"])
         ranges = sorted((part["Pos"], part["Pos"] + part["Size"]) for part in metadata["Rs"] or ())
         waits = metadata["Dirty"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
