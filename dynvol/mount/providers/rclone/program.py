@@ -155,8 +155,8 @@ def mend(cache: str) -> None:
 
 
 def _completed(path: str, data: str) -> dict[str, Any] | None:
-    """The metadata of a file that waits, with all in it that only the cache can have: what lies beyond the end of what is stored, or
-    beyond where the file was cut off, for what is there now was written since. None if all of it is in, or that is unclear."""
+    """The metadata of a file that waits, with all in it that only the cache can have: what lies beyond the end of what is stored,
+    or beyond where the file was cut off, for what is there now was written since. None if it is in it, or that is unclear."""
     try:
         with open(path, "rb") as file:
             metadata = json.load(file)
