@@ -79,11 +79,12 @@ class HolderController:
         await self.controller.run()
 
     def _forget(self, change: Change[Pod]) -> None:
-        if change.new is not None or change.old is None:
+        gone, now = change.old, change.new
+        if gone is None or (now is not None and now.metadata.uid == gone.metadata.uid):
             return
-        uid = change.old.metadata.uid
-        if uid not in self._let_go_of and self._held.is_holder(change.old):
-            self._gone[uid] = change.old
+        uid = gone.metadata.uid
+        if uid not in self._let_go_of and self._held.is_holder(gone):
+            self._gone[uid] = gone
         self._let_go_of.discard(uid)
         self._held.leaving.discard(uid)
 
