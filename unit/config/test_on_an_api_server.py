@@ -259,6 +259,13 @@ async def test_a_node_process_makes_and_deletes_holders_on_its_node(holding_proc
     await holding_process.ok("delete", "pod", "-n", "held", holder()["metadata"]["name"], "--wait=false")
 
 
+async def test_a_node_process_deletes_holders_that_did_otherwise(kubectl: Kubectl, holding_process: Kubectl) -> None:
+    """They are of another version, and run until their last user is gone."""
+    other = holder(container={"command": ["sleep", "infinity"]})
+    await kubectl.apply(other)
+    await holding_process.ok("delete", "pod", "-n", "held", other["metadata"]["name"], "--wait=false")
+
+
 @pytest.mark.parametrize(
     "changed",
     [
