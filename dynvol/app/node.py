@@ -44,6 +44,7 @@ from dynvol.csi.server import CsiServer
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import KubeError
 from dynvol.kube.events import EventRecorder
+from dynvol.kube.lease import ApiLeaseLock
 from dynvol.mount import paths
 from dynvol.mount.executor import MountExecutor
 from dynvol.mount.watch import MountWatcher
@@ -227,7 +228,7 @@ class _NodeProcess:
         The identity is the node's, so that a process which comes after one that was killed need not wait for its lease to run
         out. No two can share it: whoever gets here holds this node's CSI socket, which one that lives does not give away.
         """
-        lock = client.lease_lock(self._settings.namespace, names.LEADER_LEASE)
+        lock = ApiLeaseLock(client, namespace=self._settings.namespace, name=names.LEADER_LEASE)
         while True:
             elector = LeaderElector(
                 lock,

@@ -20,13 +20,11 @@ import aiohttp
 import msgspec
 
 from ..api.resources import Resource
-from ..runtime.leader import LeaseLock
 from ..runtime.source import ObjectT, Source
 from . import errors
 from .configuration import connect
 from .connection import Connection, RequestMetrics
 from .decoding import decode_object, decode_page
-from .lease import ApiLeaseLock
 from .source import LIST_TIMEOUT, ApiSource, list_query, selectors
 
 T = TypeVar("T")
@@ -211,10 +209,6 @@ class KubeClient:
             field_selector=field_selector,
             metadata_only=metadata_only,
         )
-
-    def lease_lock(self, namespace: str, name: str) -> LeaseLock:
-        """For a leader elector."""
-        return ApiLeaseLock(self, namespace=namespace, name=name)
 
     async def ping(self, *, within: float = 0.0) -> None:
         """Returns if the server answers, or has said anything in the last `within` seconds. Raises `KubeError` within two

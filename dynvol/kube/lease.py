@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..api.core import Lease, LeaseSpec
 from ..api.resources import LEASES
 from ..runtime.leader import LeaseRecord, ObservedLease
 from . import errors
-
-if TYPE_CHECKING:
-    from .client import KubeClient
+from .client import KubeClient
 
 
 class ApiLeaseLock:

@@ -17,6 +17,7 @@ from dynvol.api.resources import CLAIMS, LEASES, NAMESPACES, NODES, PODS, SECRET
 from dynvol.kube import errors
 from dynvol.kube.client import KubeClient
 from dynvol.kube.events import EVENTS, EventRecorder, ObjectReference
+from dynvol.kube.lease import ApiLeaseLock
 from dynvol.runtime import errors as runtime
 from dynvol.runtime.informer import Informer
 from dynvol.runtime.leader import LeaderElector, LeaseRecord
@@ -262,7 +263,7 @@ async def test_an_event_about_what_has_no_namespace_is_accepted(client: KubeClie
 
 async def test_a_lease_has_one_holder(client: KubeClient, namespace: str) -> None:
     at = datetime.datetime.now(datetime.UTC)
-    lock = client.lease_lock(namespace, "leader")
+    lock = ApiLeaseLock(client, namespace=namespace, name="leader")
     assert await lock.get() is None
     made = await lock.create(LeaseRecord(holder="n1", duration=15, acquired=at, renewed=at))
     with pytest.raises(errors.AlreadyExists):
@@ -302,7 +303,7 @@ async def test_of_two_candidates_one_leads_and_the_other_follows_when_it_leaves(
 
     async def campaign(name: str) -> None:
         elector = LeaderElector(
-            client.lease_lock(namespace, "leader"),
+            ApiLeaseLock(client, namespace=namespace, name="leader"),
             name="test",
             identity=name,
             lease_duration=5,

@@ -28,6 +28,7 @@ from dynvol.controllers.mountpodspec import Installation
 from dynvol.controllers.view import Instruments, NodeView
 from dynvol.kube.client import KubeClient
 from dynvol.kube.events import EventRecorder
+from dynvol.kube.lease import ApiLeaseLock
 from dynvol.observe.metrics import Metrics
 from dynvol.runtime.leader import LeaderElector
 from dynvol.runtime.metrics import Unmeasured
@@ -87,7 +88,9 @@ async def node(name: str, kubeconfig: Path, stage: KubeClient, counted: Counted)
                     tasks.create_task(informer.run(), name=f"informer-{informer.name}")
                 tasks.create_task(claims.run(), name="claim-status")
 
-        elector = LeaderElector(client.lease_lock(DRIVER, names.LEADER_LEASE), name=names.LEADER_LEASE, identity=name)
+        elector = LeaderElector(
+            ApiLeaseLock(client, namespace=DRIVER, name=names.LEADER_LEASE), name=names.LEADER_LEASE, identity=name
+        )
         caches = (view.pods, view.mount_pods, view.claims, view.classes, view.nodes, held.holders)
         work = (*(cache.run() for cache in caches), reporter.run(), volumes.run(), mount_pods.run(), elector.run(lead))
         running = [asyncio.create_task(each, name=name) for each in work]
