@@ -323,7 +323,8 @@ class Session:
                 await self._look_at(life)
                 if not life.alive:
                     return
-                silent_since = min(silent_since, _now()) if await life.diagnose() else math.inf
+                asked = _now()
+                silent_since = min(silent_since, asked) if await life.diagnose() else math.inf
             if _now() - silent_since >= timing.silent and not self._stop.done():
                 self._tell(State.SERVING, _STORAGE_SILENT)
                 await self._put_an_end_to(life)
