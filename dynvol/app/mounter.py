@@ -24,7 +24,7 @@ from dynvol.mounter.ask import ask
 from dynvol.mounter.engine import Engine
 from dynvol.mounter.feed import Feed
 from dynvol.mounter.limits import Memory, memory_limit
-from dynvol.mounter.podapi import Denied, PodApi, PodApiProblem, PodGone, Server
+from dynvol.mounter.podapi import Denied, Known, PodApi, PodApiProblem, PodGone, Server
 from dynvol.mounter.process import Children
 from dynvol.mounter.secretwatch import watching
 from dynvol.mounter.stage import Stage
@@ -69,7 +69,8 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, asked.set)
     api = PodApi(settings.server, namespace=settings.namespace, name=settings.pod)
     with contextlib.ExitStack() as opened:
-        if not await _may_begin(settings, api, opened, asked):
+        known = await _may_begin(settings, api, opened, asked)
+        if known is None:
             return
         opened.enter_context(stage.opened(settings.stage))
         async with (
@@ -81,7 +82,7 @@ async def serve(settings: Settings) -> None:
             engine = Engine(tools)
             engine.adopt(caches.recorded(settings.stage.cache))
             opened.enter_context(watching(settings.stage.credentials, engine.refresh_credentials))
-            feed = Feed(api, engine)
+            feed = Feed(api, engine, known=known)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(engine.run(), name="engine")
                 talking = (
@@ -109,8 +110,9 @@ class Forgotten(Exception):
     """The API server has not known our pod since we began."""
 
 
-async def _may_begin(settings: Settings, api: PodApi, opened: contextlib.ExitStack, asked: asyncio.Event) -> bool:
-    """Waits until the API server knows our pod, and no other mounter works in these caches. False if asked to leave meanwhile.
+async def _may_begin(settings: Settings, api: PodApi, opened: contextlib.ExitStack, asked: asyncio.Event) -> Known | None:
+    """Waits until the API server knows our pod, as it then is, and no other mounter works in these caches. None if asked to leave
+    meanwhile.
 
     A pod that was deleted by force may live on for a while beside its successor, or even be started by a kubelet that has not heard
     of it yet, and be told to end before it listens. What it would find mounted is its successor's. Raises Forgotten where this
@@ -121,10 +123,10 @@ async def _may_begin(settings: Settings, api: PodApi, opened: contextlib.ExitSta
     said, known_at = "", loop.time()
     while not asked.is_set():
         try:
-            await api.read()
+            known = await api.read()
             known_at = loop.time()
             opened.enter_context(caches.holding(place.cache))
-            return True
+            return known
         except caches.Held:
             why = "an earlier mounter still works in the caches"
         except (PodGone, Denied) as problem:
@@ -139,7 +141,7 @@ async def _may_begin(settings: Settings, api: PodApi, opened: contextlib.ExitSta
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_AGAIN):
                 await asked.wait()
-    return False
+    return None
 
 
 async def _until_dispensable(engine: Engine, feed: Feed, *, within: float) -> None:

@@ -18,7 +18,7 @@ from dynvol.observe import logs
 
 from . import http
 from .engine import Engine
-from .podapi import Denied, Expired, Pod, PodApi, PodApiProblem, PodGone
+from .podapi import Denied, Expired, Known, Pod, PodApi, PodApiProblem, PodGone
 
 _log: Final = logs.get(__name__)
 
@@ -43,9 +43,11 @@ class Feed:
     """Two endless loops. `released` is set when the pod is told to leave without waiting; `superseded` when it is no more, though
     this process still runs (it was deleted by force): whatever is mounted from now on is a successor's affair."""
 
-    def __init__(self, api: PodApi, engine: Engine) -> None:
+    def __init__(self, api: PodApi, engine: Engine, *, known: Known | None = None) -> None:
         self._api = api
         self._engine = engine
+        self._known = known
+        """What was read of the pod before, and needs not be read again: that is a connection more, before anything is mounted."""
         self._uid = ""
         self._wanted: str | None = None
         self._present = ""
@@ -74,7 +76,8 @@ class Feed:
         while True:
             began = loop.time()
             try:
-                pod, version = await self._api.read()
+                pod, version = self._known or await self._api.read()
+                self._known = None
                 absences = 0
                 self._take(pod)
                 async with contextlib.aclosing(self._api.watch(version)) as changes:

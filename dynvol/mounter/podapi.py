@@ -17,7 +17,7 @@ import contextlib
 import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -88,6 +88,10 @@ class Pod(msgspec.Struct, frozen=True, rename="camel"):
     metadata: Metadata = Metadata()
 
 
+Known: TypeAlias = tuple[Pod, str]
+"""The pod, and the version to watch from."""
+
+
 class _Pods(msgspec.Struct, frozen=True):
     items: list[Pod]
     metadata: Metadata = Metadata()
@@ -133,8 +137,7 @@ class PodApi:
         self._name: Final = quote(name)
         self._tls: ssl.SSLContext | None = None
 
-    async def read(self) -> tuple[Pod, str]:
-        """The pod, and the version to watch from."""
+    async def read(self) -> Known:
         async with asyncio.timeout(_REQUEST_SECONDS), self._exchange("GET", f"{self._collection}?{self._selector}") as answer:
             pods = _decode(_pods, _accept(answer.head.status, await answer.read()))
         if not pods.items:

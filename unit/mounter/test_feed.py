@@ -81,6 +81,22 @@ async def test_a_watch_that_ends_is_taken_up_again(scene: Scene) -> None:
     await scene.api.until_reported()
 
 
+async def test_what_is_known_of_the_pod_is_not_asked_for_again(scene: Scene) -> None:
+    """A connection more is some milliseconds more until the first mount, of a processor of which the class may grant little."""
+    await scene.api.want(impossible("a"))
+    await scene.api.until_reported("Failed")
+    before = scene.api.lists
+    api = PodApi(Server.of(scene.api.url, ca_file="", token_file=str(scene.token)), namespace=NAMESPACE, name=NAME)
+    feed = Feed(api, scene.engine, known=await api.read())
+    following = asyncio.create_task(feed.follow(), name="follow")
+    await scene.api.want()
+    await scene.api.until_reported()
+    async with asyncio.timeout(20):
+        await feed.told.wait()
+    following.cancel()
+    assert scene.api.lists == before + 1
+
+
 async def test_a_version_that_expired_is_read_anew(scene: Scene) -> None:
     scene.api.expire_watches = 1
     scene.api.end_watches()
