@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 NAME: Final = "kubernetes_asyncio"
 _HOLLOW: Final = (NAME, f"{NAME}.client", f"{NAME}.config")
+_NEEDLESS: Final = "urllib3"
+"""Imported by the configuration for the header of basic authentication, which it never sends: hollow too, with nothing in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,14 @@ def _hollow_packages() -> Iterator[None]:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{NAME} is not installed", name=NAME)
     root = spec.submodule_search_locations[0]
+    hollow = {name: _hollow(name, root=root) for name in _HOLLOW}
+    if _NEEDLESS not in sys.modules:
+        hollow[_NEEDLESS] = ModuleType(_NEEDLESS)
     try:
-        for name in _HOLLOW:
-            sys.modules[name] = _hollow(name, root=root)
+        sys.modules.update(hollow)
         yield
     finally:
-        for name in [n for n in sys.modules if n == NAME or n.startswith(f"{NAME}.")]:
+        for name in [n for n in sys.modules if n in hollow or n.startswith(f"{NAME}.")]:
             del sys.modules[name]
 
 

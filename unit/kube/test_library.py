@@ -20,7 +20,7 @@ def test_the_models_are_not_loaded() -> None:
         import sys
         from dynvol.kube.library import load
         assert load().narrowed
-        assert not [m for m in sys.modules if m.startswith("kubernetes_asyncio")], "something is left behind"
+        assert not [m for m in sys.modules if m.startswith(("kubernetes_asyncio", "urllib3"))], "something is left behind"
         import gc
         names = {str(c.__module__) for c in gc.get_objects() if isinstance(c, type)}
         print(sorted(n for n in names if n.startswith("kubernetes_asyncio.client.models")))
@@ -35,7 +35,8 @@ def test_whoever_wants_the_whole_library_gets_it_before_or_after() -> None:
             {first}
             {second}
             import kubernetes_asyncio
-            assert kubernetes_asyncio.client.CoreV1Api and kubernetes_asyncio.config.load_kube_config
+            import urllib3
+            assert kubernetes_asyncio.client.CoreV1Api and kubernetes_asyncio.config.load_kube_config and urllib3.PoolManager
             assert load().narrowed is {narrowed}
             load().configuration()
         """)
