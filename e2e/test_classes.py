@@ -27,20 +27,6 @@ def test_a_class_says_how_it_stands_and_who_uses_it(world: World) -> None:
     world.settles(lambda: world.kubectl.get("spc", world.provider_class)["status"]["pods"] == 2)
 
 
-def test_a_changed_secret_reaches_the_mount_pods_copy(world: World) -> None:
-    world.deploy()
-    world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))
-    world.ready("data")
-    (mount_pod,) = world.mount_pods()
-    world.kubectl.apply(manifests.secret("s3", namespace=world.namespace, access="changed", key="changed"))
-
-    def copied() -> bool:
-        data = world.kubectl.within("dynvol-system").get("secret", mount_pod)["data"]
-        return bool(data["access-key-id"] == "Y2hhbmdlZA==")
-
-    world.settles(copied, within=90)
-
-
 def test_the_secret_copy_goes_with_its_mount_pod(world: World) -> None:
     world.deploy()
     world.kubectl.apply(world.claim("data", world.bucket(readme="hello")))

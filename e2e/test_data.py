@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from e2e import manifests
@@ -115,6 +117,9 @@ def test_a_changed_secret_is_in_use_under_programs_that_notice_nothing(client_wo
     access, key = world.store.other
     world.kubectl.apply(manifests.secret("s3", namespace=world.namespace, access=access, key=key))
     world.settles(lambda: device(world, pod) != before, what="a client with the new key serves", within=150)
+    (mount_pod,) = world.mount_pods()
+    copy = world.kubectl.within("dynvol-system").get("secret", mount_pod)["data"]
+    assert base64.b64decode(copy["access-key-id"]).decode() == access
     # It goes on for a little: what would fail fails when the earlier client ends.
     lines = world.kubectl("logs", pod).count("\n")
     world.settles(lambda: world.kubectl("logs", pod).count("\n") > lines + 20)

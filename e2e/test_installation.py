@@ -71,17 +71,19 @@ def mounted_pod(world: World) -> str:
     return pod
 
 
-def test_uninstalling_changes_nothing_while_pods_carry_volumes(world: World, installed: str) -> None:
-    pod = mounted_pod(world)
-    done = uninstall(world.ground.kubectl)
-    assert done.returncode == 1
-    assert f"{world.namespace}/{pod}" in done.stderr
-    assert "Nothing was changed" in done.stderr
-    assert world.read(pod, "/data/readme") == "hello"
-
-
 def test_uninstalling_leaves_nothing_but_the_users_pods(world: World, installed: str) -> None:
+    """And takes nothing away while a process may still be writing back."""
     pod = mounted_pod(world)
+    assert world.ground.kill("dynvol node", signal="STOP")
+    try:
+        held = uninstall(world.ground.kubectl, "--leave-pods", timeout=5)
+    finally:
+        world.ground.kill("dynvol node", signal="CONT")
+    assert held.returncode == 1
+    assert f"{world.namespace}/data" in held.stderr
+    assert "taking its finalizer off" not in held.stdout
+    assert world.mount_pods(), "nothing was removed"
+
     done = uninstall(world.ground.kubectl, "--leave-pods")
     assert done.returncode == 0, done.stdout + done.stderr
     assert remains(world.ground.kubectl) == []
@@ -96,8 +98,14 @@ def test_uninstalling_leaves_nothing_but_the_users_pods(world: World, installed:
     world.settles(lambda: not world.kubectl.list("pods"), what="the pod is gone")
 
 
-def test_uninstalling_after_the_workloads_leaves_nothing_at_all(world: World, installed: str) -> None:
-    mounted_pod(world)
+def test_uninstalling_changes_nothing_while_pods_carry_volumes_and_then_leaves_nothing_at_all(world: World, installed: str) -> None:
+    pod = mounted_pod(world)
+    refused = uninstall(world.ground.kubectl)
+    assert refused.returncode == 1
+    assert f"{world.namespace}/{pod}" in refused.stderr
+    assert "Nothing was changed" in refused.stderr
+    assert world.read(pod, "/data/readme") == "hello"
+
     world.kubectl.delete("deployment", "web")
     world.settles(lambda: not world.kubectl.list("pods"), what="the pod is gone")
     done = uninstall(world.ground.kubectl)
@@ -107,24 +115,6 @@ def test_uninstalling_after_the_workloads_leaves_nothing_at_all(world: World, in
     assert not world.ground.mounts("xvols/")
     assert world.ground.state_files() == []
     assert uninstall(world.ground.kubectl).returncode == 0, "again, with nothing there"
-
-
-def test_uninstalling_releases_nothing_that_a_process_may_still_be_writing_back(world: World, installed: str) -> None:
-    pod = mounted_pod(world)
-    assert world.ground.kill("dynvol node", signal="STOP")
-    try:
-        held = uninstall(world.ground.kubectl, "--leave-pods", timeout=5)
-    finally:
-        world.ground.kill("dynvol node", signal="CONT")
-    assert held.returncode == 1
-    assert f"{world.namespace}/data" in held.stderr
-    assert "taking its finalizer off" not in held.stdout
-    assert world.mount_pods(), "nothing was removed"
-
-    again = uninstall(world.ground.kubectl, "--leave-pods")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert remains(world.ground.kubectl) == []
-    assert world.restarts(pod) == 0
 
 
 WRITER = f"""
