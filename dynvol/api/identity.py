@@ -5,6 +5,7 @@ Each follows from what the API and kubelet say, so a process that starts with no
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import uuid
 from dataclasses import dataclass
@@ -36,8 +37,7 @@ class Workload:
 
     @property
     def uuid(self) -> str:
-        parts = (self.node, self.namespace, self.provider_class, self.policy, self.pod_uid)
-        return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
+        return _uuid("\x1f".join((self.node, self.namespace, self.provider_class, self.policy, self.pod_uid)))
 
     @property
     def mount_pod(self) -> str:
@@ -88,6 +88,12 @@ class Holding:
     def pod_name(self, number: int) -> str:
         """Of the holder pods that follow one another, and for a while are there together, each has a number."""
         return f"{_HOLDER}{self.uuid}-{number}"
+
+
+@functools.lru_cache(maxsize=512)
+def _uuid(text: str) -> str:
+    """Asked for several times in each call of kubelet's and each reconciliation."""
+    return str(uuid.uuid5(_NAMESPACE, text))
 
 
 def uuid_of_holder(name: str) -> str:

@@ -39,6 +39,8 @@ _SECRET_TEXT: Final = re.compile(
     | \b eyJ [\w-]{8,} \. [\w-]{8,} \. [\w-]*    # a JSON Web Token
     """
 )
+_SECRET_WORDS: Final = ("bearer", "basic", "secret", "session", "x-amz-", "password", "eyj")
+"""One of them is in all that the pattern finds. To look for them takes a tenth of its time, and most texts have none."""
 _hidden: set[str] = set()
 
 
@@ -115,6 +117,9 @@ def cover(text: str) -> str:
     """`text` with what is, or looks like, a secret in it covered."""
     for secret in _hidden:
         text = text.replace(secret, COVERED)
+    # Beyond ASCII there are letters that pass for others where case does not count.
+    if text.isascii() and not any(map(text.lower().__contains__, _SECRET_WORDS)):
+        return text
     # A path that is not UTF-8 comes with lone surrogates, which no line of a log can hold.
     return _SECRET_TEXT.sub(_covering, text).encode(errors="backslashreplace").decode()
 

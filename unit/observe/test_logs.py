@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dynvol.observe import logs
 
@@ -154,6 +156,12 @@ def test_a_field_named_like_a_secret_is_covered(format: str) -> None:
     logs.get("x").info("told", secret_access_key="hunter2", password=b"hunter2")
     logging.getLogger("y").info("told", extra={"session-token": "hunter2"})
     assert "hunter2" not in stream.getvalue()
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.from_regex(logs._SECRET_TEXT, fullmatch=True, alphabet=st.characters(codec="ascii")))
+def test_no_shortcut_misses_what_looks_like_a_secret(text: str) -> None:
+    assert logs.cover(text) == logs._SECRET_TEXT.sub(logs._covering, text).encode(errors="backslashreplace").decode()
 
 
 def test_what_was_named_as_secret_is_covered_wherever_it_shows_up(text: io.StringIO) -> None:
