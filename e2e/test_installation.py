@@ -249,4 +249,4 @@ def test_the_startup_taint_goes_whenever_it_comes(world: World) -> None:
 def taints(kubectl: Kubectl) -> dict[str, list[str]]:
     """Node → the keys of its taints."""
     found = kubectl.list("nodes")
-    return {node["metadata"]["name"]: [taint["key"] for taint in node["spec"].get("taints", [])] for node in found}
+    return {node["metadata"]["name"]: [taint["key"] for taint in node.get("spec", {}).get("taints", [])] for node in found}
