@@ -21,6 +21,7 @@ from dynvol.mount import providers
 
 from .mountpodspec import read
 from .status import Problem, missing_credentials, missing_in_own_secret
+from .turns import Turns
 
 FRESH: Final = 20.0
 """Seconds for which a Secret that was found good is not read again."""
@@ -60,7 +61,8 @@ class Credentials:
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
-        self._found: dict[tuple[str, ...], Found] = {}
+        self._found: dict[str, Found] = {}
+        self._turns = Turns()
 
     async def of(self, provider_class: StorageProviderClass) -> Found:
         def judge(secret: Secret | None) -> Problem | None:
@@ -91,12 +93,14 @@ class Credentials:
         return await self._read(namespace, name, judge, asker=f"claims of {provider_class.metadata.name}")
 
     async def _read(self, namespace: str, name: str, judge: Callable[[Secret | None], Problem | None], *, asker: str) -> Found:
-        place = asker, namespace, name
-        now = asyncio.get_running_loop().time()
-        self._found = {key: found for key, found in self._found.items() if found.lasts(now)}
-        if (known := self._found.get(place)) is None:
-            known = self._found[place] = await self._look(namespace, name, judge, now)
-        return known
+        place = f"{asker}: {namespace}/{name}"
+        # Workloads of one class ask at the same moment, and what they know runs out at the same moment.
+        async with self._turns.of(place):
+            now = asyncio.get_running_loop().time()
+            self._found = {key: found for key, found in self._found.items() if found.lasts(now)}
+            if (known := self._found.get(place)) is None:
+                known = self._found[place] = await self._look(namespace, name, judge, now)
+            return known
 
     async def _look(self, namespace: str, name: str, judge: Callable[[Secret | None], Problem | None], now: float) -> Found:
         secret: Secret | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import PurePosixPath
 
 import pytest
@@ -50,6 +51,17 @@ async def test_a_claim_waits_for_its_own_secret_and_hinders_no_other(world: Worl
         await world.until(lambda: world.is_mounted(claim="own"))
         await world.until(lambda: world.copied().get(key_of("mine")) == "m")
         assert world.copied()[names.ACCESS_KEY] == "k"
+
+
+async def test_workloads_that_ask_at_once_share_one_reading(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "FRESH", 60.0)
+    await world.add_class()
+    provider_class = await world.admin.get(CLASSES, world.provider_class)
+    async with world.process(lead=False) as process:
+        asked = credentials.Credentials(process.client)
+        one, *others = await asyncio.gather(*(asked.of(provider_class) for _ in range(8)))
+        assert one.secret is not None and all(other is one for other in others)
+        assert [read.rpartition("/")[2] for read in process.wire.reads if "/secrets/" in read] == ["keys"]
 
 
 async def test_a_class_without_a_secret_serves_claims_with_and_without_one(world: World) -> None:
