@@ -23,7 +23,7 @@ from dynvol.api.resources import CLAIMS, NODES
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import Conflict, NotFound
 from dynvol.observe import logs
-from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.informer import Informer
 
 from .desired import attachments, reaches
@@ -36,7 +36,6 @@ from .view import Instruments
 log = logs.get(__name__)
 
 FIELD_MANAGER: Final = "dynvol-leader"
-AGAIN: Final = RequeueAfter(1.0)
 FIRST_SUM: Final = 1.0
 """Seconds for which a new claim need not say that its mounts are on their way: a warm mount pod takes less to bring them."""
 

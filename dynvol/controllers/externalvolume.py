@@ -27,7 +27,7 @@ from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, TooManyRequests
 from dynvol.mount import providers
 from dynvol.observe import logs
-from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
@@ -135,12 +135,17 @@ class ExternalVolumeController:
         2. Where there is no mount pod, make one if need be. 3. One that has ended, or that is to make way for a successor, is seen
         off; its end brings the key back. 4. Tell any other, one that is being deleted too: it goes when nothing is wanted of it any
         more.
+
+        A conflict may mean that a mount pod has gone, or only that others wrote too: it is looked at again.
         """
         async with self._view.turns.of(uuid):
             pods = self._view.pods_of(uuid)
             for pod in self._view.overdue.find(pods):
                 self._reporter.overdue(pod)
-            return _within(self._view.overdue.patience(pods), await self._bring(uuid))
+            try:
+                return _within(self._view.overdue.patience(pods), await self._bring(uuid))
+            except Conflict:
+                return AGAIN
 
     async def _bring(self, uuid: str) -> Result:
         existing = self._view.mount_pod(uuid)
@@ -365,7 +370,7 @@ class ExternalVolumeController:
         body = {"metadata": {"uid": pod.metadata.uid, "annotations": annotations}}
         try:
             await self._client.merge_patch(PODS, pod.metadata.name, body, namespace=pod.metadata.namespace)
-        except (NotFound, Conflict):
+        except NotFound:
             log.debug("mount pod went meanwhile", mount_pod=pod.metadata.name)
         except Invalid as error:
             if not is_of_namesake(error):
@@ -439,5 +444,5 @@ def _cordon_changed(change: Change[Node]) -> bool:
 async def _delete_pod(client: KubeClient, pod: Pod) -> None:
     try:
         await client.delete(PODS, pod.metadata.name, namespace=pod.metadata.namespace, uid=pod.metadata.uid)
-    except (NotFound, Conflict):
+    except NotFound:
         log.debug("mount pod went meanwhile", mount_pod=pod.metadata.name)

@@ -20,7 +20,7 @@ from dynvol.api.resources import PODS, SECRETS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import Conflict, NotFound
 from dynvol.observe import logs
-from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
 
 from .desired import workloads
 from .leftovers import look
@@ -85,7 +85,10 @@ class MountPodController:
         3. Directories of pods that are gone are removed, the root and the caches with the last of them.
         """
         async with self._view.turns.of(uuid):
-            return await self._take_down(uuid)
+            try:
+                return await self._take_down(uuid)
+            except Conflict:
+                return AGAIN
 
     async def _take_down(self, uuid: str) -> Result:
         root = (await self._view.mounts.roots()).get(uuid)
@@ -123,8 +126,8 @@ class MountPodController:
     async def _let_go(self, mount_pod: Pod) -> None:
         meta = mount_pod.metadata
         log.info("releasing a mount pod without mounts", mount_pod=meta.name)
-        with contextlib.suppress(NotFound, Conflict):
-            # The version makes this fail when the pod has just been told of a new mount.
+        with contextlib.suppress(NotFound):
+            # The version makes this a conflict when the pod has just been told of a new mount.
             await self._client.delete(
                 PODS, meta.name, namespace=meta.namespace, uid=meta.uid, resource_version=meta.resource_version
             )

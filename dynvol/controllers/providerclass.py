@@ -16,10 +16,10 @@ from dynvol.api.resources import CLASSES
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import Conflict, NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
-from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.store import Change
 
-from .claimstatus import AGAIN, FIELD_MANAGER, LeaderView
+from .claimstatus import FIELD_MANAGER, LeaderView
 from .credentials import Credentials
 from .desired import dynamic_volumes
 from .finalizers import add_finalizer, remove_finalizer

@@ -217,7 +217,7 @@ def _accept(status: int, body: bytes) -> bytes:
     match status:
         case 401 | 403:
             raise Denied(said.message)
-        case 404 | 409:
+        case 404:
             raise PodGone(said.message)
         case 422 if said.is_of_namesake:
             raise PodGone(said.message)

@@ -40,6 +40,8 @@ class RequeueAfter:
 
 Result: TypeAlias = Done | RequeueAfter
 DONE = Done()
+AGAIN = RequeueAfter(1.0)
+"""Someone else wrote at the same moment."""
 
 Reconcile: TypeAlias = Callable[[str], Awaitable[Result]]
 

@@ -10,6 +10,8 @@ from dynvol.api import names
 from dynvol.api.core import Pod
 from dynvol.api.resources import NAMESPACES, NODES, PODS
 from dynvol.controllers import credentials, overdue
+from dynvol.kube.client import KubeClient
+from dynvol.kube.errors import Conflict, Status
 
 from .world import World
 
@@ -239,3 +241,31 @@ async def test_a_mount_pod_that_others_use_too_is_told_who_does_not_end(world: W
         await world.end_pod(late)
         await world.until(lambda: told() == "")
         assert world.pods.store.get(stays.metadata.key)
+
+
+async def test_what_a_mount_pod_could_not_be_told_for_a_conflict_it_is_told_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.process() as process:
+        await mounted(world)
+        refusals = [conflict_once(monkeypatch, process.client, method) for method in ("merge_patch", "delete")]
+        await world.add_claim("other")
+        await world.until(lambda: world.is_mounted(claim="other"))
+        for claim in ("data", "other"):
+            await world.delete_claim(claim)
+        await world.until(lambda: world.mount_pod() is None)
+        assert [len(refused) for refused in refusals] == [1, 1]
+
+
+def conflict_once(monkeypatch: pytest.MonkeyPatch, client: KubeClient, method: str) -> list[str]:
+    """For the first pod that the client is to change by this method. Its name is in the list then."""
+    served, refused = getattr(client, method), list[str]()
+
+    async def serve(resource: object, name: str, *given: object, **options: object) -> object:
+        if resource is PODS and not refused:
+            refused.append(name)
+            raise Conflict(Status(code=409, message="the object has been modified"), request=f"{method} {name}")
+        return await served(resource, name, *given, **options)
+
+    monkeypatch.setattr(client, method, serve)
+    return refused
