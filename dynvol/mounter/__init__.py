@@ -4,6 +4,7 @@
     decide    what to do next, purely, from what is wanted, what the mount table shows and what the sessions say
     session   one mount: its clients, one after the other, restarted, replaced, flushed, ended
     life      one life of a FUSE client
+    flush     how long uploads are waited for, and by whom not
     look      whether the storage is there
     tools     what sessions share
     process   child processes

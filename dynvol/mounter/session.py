@@ -11,11 +11,10 @@ is its own, and the engine shows that instead; the earlier client lives until th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import math
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +26,7 @@ from dynvol.mount.mountinfo import MountTable
 from dynvol.mount.providers.contract import DISK_FULL, Client, Credentials, Finding, Place, Unusable
 from dynvol.observe import logs
 
+from . import flush
 from .decide import SessionView, State
 from .life import SOME, Life
 from .look import Cannot, diagnose
@@ -422,7 +422,7 @@ class Session:
 
     async def _retire_now(self, life: Life) -> None:
         timing = self._tools.timing
-        await self._until_closed(life, unless=self._stop, within=timing.retire)
+        await flush.until_closed(life, timing, unless=self._stop, within=timing.retire)
         life.clear_private_mount()
         await first(life.child.exited, self._stop, timeout=timing.retire)
         if self._stop.done():
@@ -430,14 +430,6 @@ class Session:
         await life.end()
         while not self._stop.done() and not await self._bring_home(life.number):
             pass
-
-    async def _until_closed(self, life: Life, *, unless: asyncio.Future[Any], within: float) -> None:
-        """Until no program has a file open to write. A client that loses its last mount together with its last file is not told
-        that this was closed: rclone does not put down then which parts of it were written, and those would never be uploaded."""
-        deadline, pause = _now() + within, self._tools.timing.flush_poll
-        while _now() < deadline and not unless.done() and await life.written_to():
-            await first(life.child.exited, unless, timeout=pause)
-            pause = min(pause * 1.5, self._tools.timing.flush_poll_slow)
 
     def _shows(self, table: MountTable, life: Life) -> bool:
         below = f"{self._tools.stage.root}/"
@@ -464,7 +456,7 @@ class Session:
             message = f"a program still has files open; its access ends when it closes them, or after {timing.linger:.0f} s"
             self._tell(State.ENDING, Finding("FilesOpen", message))
             deadline = _now() + timing.linger
-            await self._until_closed(life, unless=self._give_up, within=timing.linger)
+            await flush.until_closed(life, timing, unless=self._give_up, within=timing.linger)
             life.clear_private_mount()
             await first(life.child.exited, self._give_up, timeout=max(0.0, deadline - _now()))
         else:
@@ -474,59 +466,14 @@ class Session:
             self._tell(State.ENDING)
 
     async def _wait_for_flush(self, life: Life, *, unless: asyncio.Future[Any], in_use: bool = False) -> None:
-        """`_until_flushed`, unless the client hangs: then it is dead afterwards."""
-        async with self._ending_if_stuck(life, in_use=in_use):
-            await self._until_flushed(life, unless)
+        """`_finding` says what is left."""
 
-    async def _until_flushed(self, life: Life, unless: asyncio.Future[Any]) -> None:
-        """Until nothing is left to upload, the client is dead, or `unless` is done. `_finding` says what is left.
-
-        Also when the storage is back after it was away: the client may wait for minutes before it tries again, and its next life
-        tries at once.
-        """
-        pause, away = self._tools.timing.flush_poll, False
-        while count := await life.unflushed():
-            slow = pause >= self._tools.timing.flush_poll_slow
-            cause = await life.diagnose() if slow else None
+        def say(count: int, cause: Finding | None) -> None:
             self._tell_of_leftovers(_unflushed(count, cause))
-            if away and slow and cause is None and not life.in_kernel:
-                return
-            away = away or cause is not None
-            await first(life.child.exited, unless, timeout=pause)
-            if not life.alive or unless.done():
-                return
-            pause = min(pause * 1.5, self._tools.timing.flush_poll_slow)
-        if self._finding and self._finding.reason == UNFLUSHED:
+
+        whole = await flush.until_flushed(life, self._tools.timing, unless=unless, say=say, in_use=in_use)
+        if whole and self._finding and self._finding.reason == UNFLUSHED:
             self._tell(self._state)
-
-    @contextlib.asynccontextmanager
-    async def _ending_if_stuck(self, life: Life, *, in_use: bool) -> AsyncIterator[None]:
-        """Inside, a client that answers nothing any more is killed: it uploads nothing either, and another one takes up the rest.
-        (But for the kernel's, which goes on by itself when its server is back.)
-        So is one that is `in_use` and cannot upload for as long as open files count: programs that wait for it could not be ended,
-        not even by kubelet."""
-        task = asyncio.create_task(self._end_if_stuck(life, in_use=in_use), name=f"look at {life.place.mountpoint}")
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait((task,))
-
-    async def _end_if_stuck(self, life: Life, *, in_use: bool) -> None:
-        timing = self._tools.timing
-        last = _now() + timing.linger if in_use else math.inf
-        while life.alive:
-            answer = asyncio.ensure_future(life.statfs())
-            try:
-                await first(answer, life.child.exited, timeout=min(timing.stuck, max(0.0, last - _now())))
-                stuck = not answer.done() and not life.in_kernel
-                if life.alive and (stuck or _now() >= last):
-                    _log.warning("client is stuck, and is killed", source=self.mount.source, pid=life.child.pid)
-                    life.child.signal(signal.SIGKILL)
-                    return
-            finally:
-                answer.cancel()
-            await first(life.child.exited, timeout=min(timing.look, max(0.0, last - _now())))
 
     async def _flush_what_is_left(self) -> None:
         """Bring home what is in the caches, and remove them."""
