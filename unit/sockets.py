@@ -10,11 +10,6 @@ from pathlib import Path
 import pytest
 from blockbuster import blockbuster_ctx
 
-from dynvol.csi.proto.csi import v1 as csi
-
-# Where pydantic is installed, which other tests need and dynvol does not, betterproto2 loads it with the first message.
-bytes(csi.ProbeRequest())
-
 
 @pytest.fixture(autouse=True)
 def an_event_loop_that_is_not_blocked() -> Iterator[None]:

@@ -42,8 +42,6 @@ NODE = node_name(0)
 _SOON = 0.002
 """Seconds between looks at something that is about to come."""
 _TICKS = os.sysconf("SC_CLK_TCK")
-_AS_INSTALLED = "import sys; sys.modules['pydantic'] = None; from dynvol.cli import main; sys.exit(main())"
-"""betterproto2 loads pydantic where it finds it: here, where the tests' S3 server brings it along, but not in dynvol's image."""
 
 
 # --- Starting
@@ -265,7 +263,7 @@ async def _process(kubeconfig: Path) -> AsyncIterator[_Node]:
             "mounter-image": "image",
             "log-level": "error",
         }
-        command = [sys.executable, "-c", _AS_INSTALLED, "node", *(f"--{option}={value}" for option, value in given.items())]
+        command = [sys.executable, "-m", "dynvol.cli", "node", *(f"--{option}={value}" for option, value in given.items())]
         with _running(["unshare", "--mount", "--propagation=private", *command], environment()) as process:
             yield _Node(process, folder, port)
 
