@@ -265,9 +265,8 @@ def test_what_cannot_be_shown_is_said(world: World, volumes: Volumes) -> None:
     sub_paths |= {"missing": claim("missing", "disk", mountpoint="/in", sub_path="later")}
     world.kubectl.apply(*(sub_paths.get(name) or claim(name, name, mountpoint=f"/{name}") for name in reasons))
     world.settles(lambda: {name: entry(world, name).get("reason") for name in reasons} == reasons)
-    assert "unbound" in world.condition("unbound", "Ready")["message"]
-    assert "node affinity" in world.condition("elsewhere", "Ready")["message"]
-    assert "symbolic link" in world.condition("disk", "Ready")["message"]
+    words = {"unbound": "unbound", "elsewhere": "node affinity", "disk": "symbolic link"}
+    world.settles(lambda: all(word in world.condition(name, "Ready")["message"] for name, word in words.items()))
     assert world.misses(pod, "/out")
     (volumes.on_disk("disk") / "later").mkdir()
     world.ready("missing")
