@@ -8,6 +8,7 @@ import select
 import time
 from pathlib import Path
 
+from e2e import manifests
 from e2e.grounds import onnode
 
 POLL = 0.0005
@@ -17,14 +18,15 @@ LONGEST = 120.0
 
 
 def process_of(pod_uid: str) -> int:
-    """A process of the pod's container, which must run on this machine. Raises LookupError."""
+    """A process of the pod's container, which must run on this machine; not of the one that holds the pod's namespaces and sees no
+    volumes. Raises LookupError."""
     for pid in onnode.everything():
         try:
             in_pod = (
                 pod_uid in Path(f"/proc/{pid}/cgroup").read_text()
                 or pod_uid.replace("-", "_") in Path(f"/proc/{pid}/cgroup").read_text()
             )
-            if in_pod and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if in_pod and os.path.isdir(f"/proc/{pid}/root{manifests.ROOT}"):
                 return pid
         except OSError:
             continue
@@ -71,11 +73,6 @@ class Sight:
 def _unless_late(deadline: float, what: str) -> None:
     if time.monotonic() > deadline:
         raise TimeoutError(f"{what}: not within {LONGEST:.0f} s")
-
-
-def _is_workload(pid: int) -> bool:
-    """Rather than the pause container of a real kubelet, which shares no mounts with it."""
-    return b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _reads(path: str) -> bool:
