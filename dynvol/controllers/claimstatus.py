@@ -21,9 +21,9 @@ from dynvol.api.meta import now
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, NODES
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import Conflict, NotFound
+from dynvol.kube.errors import NotFound
 from dynvol.observe import logs
-from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.informer import Informer
 
 from .desired import attachments, reaches
@@ -96,8 +96,6 @@ class ClaimStatusController:
                 await remove_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER)
                 return DONE
             return await self._sum_up(claim)
-        except Conflict:
-            return AGAIN
         except (NotFound, Superseded):
             return DONE
 

@@ -24,10 +24,10 @@ from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
 from dynvol.api.resources import CLAIMS, CLASSES, NAMESPACES, PODS, SECRETS
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, NotFound, TooManyRequests
+from dynvol.kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotFound, TooManyRequests
 from dynvol.mount import providers
 from dynvol.observe import logs
-from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
@@ -135,17 +135,12 @@ class ExternalVolumeController:
         2. Where there is no mount pod, make one if need be. 3. One that has ended, or that is to make way for a successor, is seen
         off; its end brings the key back. 4. Tell any other, one that is being deleted too: it goes when nothing is wanted of it any
         more.
-
-        A conflict may mean that a mount pod has gone, or only that others wrote too: it is looked at again.
         """
         async with self._view.turns.of(uuid):
             pods = self._view.pods_of(uuid)
             for pod in self._view.overdue.find(pods):
                 self._reporter.overdue(pod)
-            try:
-                return _within(self._view.overdue.patience(pods), await self._bring(uuid))
-            except Conflict:
-                return AGAIN
+            return _within(self._view.overdue.patience(pods), await self._bring(uuid))
 
     async def _bring(self, uuid: str) -> Result:
         existing = self._view.mount_pod(uuid)

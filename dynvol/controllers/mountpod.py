@@ -18,9 +18,9 @@ from dynvol.api.core import Pod
 from dynvol.api.identity import mount_pod_name
 from dynvol.api.resources import PODS, SECRETS
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import Conflict, NotFound
+from dynvol.kube.errors import NotFound
 from dynvol.observe import logs
-from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 
 from .desired import workloads
 from .leftovers import look
@@ -85,10 +85,7 @@ class MountPodController:
         3. Directories of pods that are gone are removed, the root and the caches with the last of them.
         """
         async with self._view.turns.of(uuid):
-            try:
-                return await self._take_down(uuid)
-            except Conflict:
-                return AGAIN
+            return await self._take_down(uuid)
 
     async def _take_down(self, uuid: str) -> Result:
         root = (await self._view.mounts.roots()).get(uuid)

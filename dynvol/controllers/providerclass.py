@@ -14,9 +14,9 @@ from dynvol.api.meta import now
 from dynvol.api.providerclass import ClassSpec, ClassStatus, StorageProviderClass
 from dynvol.api.resources import CLASSES
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import Conflict, NotFound
+from dynvol.kube.errors import NotFound
 from dynvol.kube.events import EventRecorder, ObjectReference
-from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.store import Change
 
 from .claimstatus import FIELD_MANAGER, LeaderView
@@ -95,8 +95,6 @@ class ProviderClassController:
             elif not provider_class.metadata.deleting:
                 await add_finalizer(self._client, CLASSES, provider_class, names.CLASS_FINALIZER)
             await self._say(provider_class, pods=pods, mount_pods=mount_pods)
-        except Conflict:
-            return AGAIN
         except (NotFound, Superseded):
             return DONE
         return RequeueAfter(REMOVAL_CHECK if provider_class.metadata.deleting else CREDENTIALS_CHECK)

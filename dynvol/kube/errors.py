@@ -25,7 +25,7 @@ from typing import ClassVar
 
 import msgspec
 
-from ..runtime.errors import Throttled
+from ..runtime.errors import Contended, Throttled
 
 
 class StatusCause(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +119,7 @@ class AlreadyExists(ApiError):
     retryable = False
 
 
-class Conflict(ApiError):
+class Conflict(ApiError, Contended):
     pass
 
 

@@ -111,33 +111,29 @@ def abort_connection(connection: int) -> bool:
     The number is the minor device number of the mount. The control file system is often not mounted in a container; then it
     is opened without being mounted anywhere.
     """
-    with _control_directory() as directory:
-        if directory is None:
-            return False
-        try:
-            abort = os.open(f"{connection}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-        except FileNotFoundError:
-            return False
-        try:
-            os.write(abort, b"1")
-        finally:
-            os.close(abort)
-        return True
+    with _control_file(connection, "abort", os.O_WRONLY) as abort:
+        return abort is not None and os.write(abort, b"1") > 0
 
 
 def requests_waiting(connection: int) -> int | None:
     """How many requests a FUSE daemon has not answered yet; None if there is no such connection, or no way to know."""
+    with _control_file(connection, "waiting", os.O_RDONLY) as waiting:
+        return None if waiting is None else int(os.read(waiting, 32))
+
+
+@contextlib.contextmanager
+def _control_file(connection: int, name: str, flags: int) -> Iterator[int | None]:
+    """A descriptor of one of a connection's files, None where there is none."""
     with _control_directory() as directory:
-        if directory is None:
-            return None
         try:
-            waiting = os.open(f"{connection}/waiting", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+            file = None if directory is None else os.open(f"{connection}/{name}", flags | os.O_CLOEXEC, dir_fd=directory)
         except FileNotFoundError:
-            return None
+            file = None
         try:
-            return int(os.read(waiting, 32))
+            yield file
         finally:
-            os.close(waiting)
+            if file is not None:
+                os.close(file)
 
 
 @contextlib.contextmanager

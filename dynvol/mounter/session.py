@@ -580,7 +580,7 @@ class Session:
     def _tell(self, state: State, finding: Finding | None = None) -> None:
         if self._stop.done() and state is not State.ENDING:
             state, finding = State.ENDING, None
-        elif self._retry.done() and state is not State.SERVING:
+        elif self._retry.done():
             state, finding = State.STARTING, None
         if (state, finding) != (self._state, self._finding) or state is State.SERVING:
             self._state, self._finding = state, finding

@@ -32,7 +32,6 @@ class Gathering(asyncio.Transport):
         self._transport.close()
 
     def abort(self) -> None:
-        self._parts.clear()
         self._transport.abort()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from .backoff import Limiter
-from .errors import QueueShutDown, SyncTimeout, TerminalError, Throttled
+from .errors import Contended, QueueShutDown, SyncTimeout, TerminalError, Throttled
 from .informer import Informer
 from .metrics import UNMEASURED, QueueMetrics, ReconcileMetrics
 from .queue import WorkQueue
@@ -40,8 +40,9 @@ class RequeueAfter:
 
 Result: TypeAlias = Done | RequeueAfter
 DONE = Done()
-AGAIN = RequeueAfter(1.0)
-"""Someone else wrote at the same moment."""
+
+AFTER_CONTENTION = 1.0
+"""Seconds. No longer ones, however often it happens: who is slowed down loses all the more."""
 
 Reconcile: TypeAlias = Callable[[str], Awaitable[Result]]
 
@@ -197,6 +198,11 @@ class Controller:
             case RequeueAfter(seconds):
                 self._queue.forget(key)
                 self._queue.add_after(key, seconds)
+                return "requeue_after"
+            case Contended():
+                self._queue.forget(key)
+                self._queue.add_after(key, AFTER_CONTENTION)
+                log.info("made again", extra={"controller": self.name, "key": key, "why": str(outcome)})
                 return "requeue_after"
             case BaseException() if _is_terminal(outcome):
                 self._queue.forget(key)

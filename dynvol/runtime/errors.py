@@ -6,6 +6,7 @@
     ├── Throttled                  the server asks for patience: the same request again, not before `retry_after`
     ├── Unavailable                no answer, or none of any use (refused, reset, timed out, 5xx): the same request again
     └── StreamingListUnsupported   the server cannot stream a list: list in pages instead, from now on
+    Contended                      raised by a reconcile: somebody else wrote at the same moment; it is made again soon
     TerminalError                  raised by a reconcile: no retry will help; wait for the object to change
     SyncTimeout                    a cache was not filled in time: fatal
     LeadershipLost                 somebody else may be leading: fatal
@@ -45,6 +46,10 @@ class Unavailable(SourceError):
 
 class StreamingListUnsupported(SourceError):
     """The server refuses, or its data store cannot serve, a watch that begins with the initial events."""
+
+
+class Contended(Exception):
+    """Somebody else wrote at the same moment, or what was to be written to has gone: the caches will tell. No failure."""
 
 
 class TerminalError(Exception):

@@ -22,11 +22,8 @@ def process_of(pod_uid: str) -> int:
     volumes. Raises LookupError."""
     for pid in onnode.everything():
         try:
-            in_pod = (
-                pod_uid in Path(f"/proc/{pid}/cgroup").read_text()
-                or pod_uid.replace("-", "_") in Path(f"/proc/{pid}/cgroup").read_text()
-            )
-            if in_pod and os.path.isdir(f"/proc/{pid}/root{manifests.ROOT}"):
+            groups = Path(f"/proc/{pid}/cgroup").read_text().replace("_", "-")
+            if pod_uid in groups and os.path.isdir(f"/proc/{pid}/root{manifests.ROOT}"):
                 return pid
         except OSError:
             continue

@@ -243,8 +243,8 @@ async def test_a_mount_pod_that_others_use_too_is_told_who_does_not_end(world: W
         assert world.pods.store.get(stays.metadata.key)
 
 
-async def test_what_a_mount_pod_could_not_be_told_for_a_conflict_it_is_told_later(
-    world: World, monkeypatch: pytest.MonkeyPatch
+async def test_what_a_conflict_kept_from_a_mount_pod_it_is_told_later_and_nothing_failed(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with world.process() as process:
         await mounted(world)
@@ -255,6 +255,7 @@ async def test_what_a_mount_pod_could_not_be_told_for_a_conflict_it_is_told_late
             await world.delete_claim(claim)
         await world.until(lambda: world.mount_pod() is None)
         assert [len(refused) for refused in refusals] == [1, 1]
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def conflict_once(monkeypatch: pytest.MonkeyPatch, client: KubeClient, method: str) -> list[str]:

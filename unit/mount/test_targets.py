@@ -13,6 +13,7 @@ import pytest
 
 from dynvol.mount import mountinfo, propagation, syscalls, targets
 from dynvol.mount.errors import StackedMounts, StaleMount, WrongMount
+from dynvol.mount.mountinfo import MountTable
 from dynvol.mount.syscalls import MountFlag
 from dynvol.mount.targets import Placement
 from unit.mount.namespaces import Namespace
@@ -78,6 +79,23 @@ def test_a_mount_below_one_root_shows_once_in_the_table_of_the_root(playground: 
     syscalls.mount(f"{placement.workload_dir}/data", source="bucket", fstype="tmpfs")
     shown = [m.path for m in mountinfo.read() if m.source == "bucket"]
     assert sorted(shown) == sorted([f"{placement.workload_dir}/data", f"{placement.target}/data"])
+
+
+def test_a_first_publication_reads_the_table_once_and_a_bare_view_goes_without(
+    playground: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node's table may have thousands of lines, and a hundred pods start at once."""
+    placement, readings, shared = lay_out(playground), list[MountTable](), mountinfo.shared
+
+    def reading() -> MountTable:
+        readings.append(shared())
+        return readings[-1]
+
+    monkeypatch.setattr(mountinfo, "shared", reading)
+    publish(placement)
+    assert len(readings) == 1
+    targets.unpublish(placement.target)
+    assert len(readings) == 1
 
 
 def test_publishing_again_changes_nothing(playground: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dynvol.runtime.controller import DONE, Controller, Done, RequeueAfter, Result
-from dynvol.runtime.errors import SyncTimeout, TerminalError, Throttled, Unavailable
+from dynvol.runtime.errors import Contended, SyncTimeout, TerminalError, Throttled, Unavailable
 from dynvol.runtime.informer import Informer
 
 from .collection import Collection, Thing
@@ -230,6 +230,16 @@ async def test_requeue_after_forgets_failures_and_comes_back_in_time() -> None:
         controller.enqueue("a")
         await pass_time(60)
     assert reconciler.times("a") == pytest.approx([0.0, 0.005, 0.015, 10.015, 10.02])
+
+
+async def test_contention_is_no_failure_and_never_slows_down(caplog: pytest.LogCaptureFixture) -> None:
+    reconciler = Reconciler(a=[ValueError(), *[Contended("somebody wrote")] * 3, ValueError()])
+    controller = a_controller(reconciler)
+    async with running(controller.run()):
+        controller.enqueue("a")
+        await pass_time(60)
+    assert reconciler.times("a") == pytest.approx([0.0, 0.005, 1.005, 2.005, 3.005, 3.01])
+    assert not [record for record in caplog.records if record.levelname == "ERROR" and "somebody" in str(record.__dict__)]
 
 
 async def test_a_change_makes_a_requeue_superfluous() -> None:

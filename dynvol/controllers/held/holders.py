@@ -17,10 +17,10 @@ from dynvol.api.identity import Holding
 from dynvol.api.mounts import Phase
 from dynvol.api.resources import EVENTS, PODS, VOLUME_CLAIMS
 from dynvol.kube.client import KubeClient
-from dynvol.kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
+from dynvol.kube.errors import AlreadyExists, Forbidden, Invalid, NotFound
 from dynvol.mount.held import Volume
 from dynvol.observe import logs
-from dynvol.runtime.controller import AGAIN, DONE, Controller, RequeueAfter, Result
+from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
@@ -109,12 +109,6 @@ class HolderController:
         """1. What nobody wants is let go. 2. Where nobody holds what is wanted, or whoever does is being deleted, one that stays is
         made; on a node that is being drained, the one that is there stays as long as its grace period allows. 3. When that holds,
         those before it are let go: the pods keep what they see, if it is the same."""
-        try:
-            return await self._bring_about(key)
-        except Conflict:
-            return AGAIN
-
-    async def _bring_about(self, key: str) -> Result:
         pods = self._held.pods_of(key)
         wanted = self._held.wanted(key)
         if not wanted:

@@ -126,9 +126,8 @@ def _is_later(path: str, *, than: str) -> bool:
     from datetime import datetime  # after a change of credentials only
 
     try:
-        with open(path, "rb") as later, open(than, "rb") as earlier:
-            metadata = json.load(later)
-            written, before = (datetime.fromisoformat(found["ModTime"]) for found in (metadata, json.load(earlier)))
+        metadata = _read(path)
+        written, before = (datetime.fromisoformat(found["ModTime"]) for found in (metadata, _read(than)))
     except (OSError, ValueError, LookupError, TypeError):
         return False
     return written > before and bool(metadata.get("Dirty") or written.microsecond)
@@ -146,43 +145,40 @@ def mend(cache: str) -> None:
     """
     for path in _files_below(os.path.join(cache, "vfsMeta")):
         data = os.path.join(cache, "vfs", os.path.relpath(path, os.path.join(cache, "vfsMeta")))
-        if _is_broken(path) and (whole := _whole_size(data)) is not None:
-            _log.warning("a killed client left the metadata of a file broken; the file is uploaded", extra={"path": data})
-            _replace(path, _uploadable(whole), fresh=os.path.join(cache, "metadata.new"))
-        elif (completed := _completed(path, data)) is not None:
-            _log.warning("a client has left out what was written last; the file is uploaded", extra={"path": data})
-            _replace(path, completed, fresh=os.path.join(cache, "metadata.new"))
+        if (mended := _mended(path, data)) is not None:
+            _log.warning("a client left the metadata of a file broken, or incomplete; the file is uploaded", extra={"path": data})
+            _replace(path, mended, fresh=os.path.join(cache, "metadata.new"))
 
 
-def _completed(path: str, data: str) -> dict[str, Any] | None:
+def _mended(path: str, data: str) -> dict[str, Any] | None:
+    """What the metadata should be; None if that is what they are, or unclear."""
+    try:
+        metadata = _read(path)
+    except OSError:
+        return None
+    except ValueError:
+        return None if (whole := _whole_size(data)) is None else _uploadable(whole)
+    return _completed(metadata, data)
+
+
+def _completed(metadata: Mapping[str, Any], data: str) -> dict[str, Any] | None:
     """The metadata of a file that waits, with all in it that only the cache can have: what lies beyond the end of what is stored,
     or beyond where the file was cut off, for what is there now was written since. None if it is in it, or that is unclear."""
+    if not metadata.get("Dirty"):
+        return None
     try:
-        with open(path, "rb") as file:
-            metadata = json.load(file)
         size = os.stat(data).st_size
         stored = min(int((metadata["Fingerprint"] or "0").partition(",")[0]), metadata["Size"])
         ranges = sorted((part["Pos"], part["Pos"] + part["Size"]) for part in metadata["Rs"] or ())
-        waits = metadata["Dirty"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     end = stored
     for begin, until in ranges:
         end = max(end, until) if begin <= end else end
-    if not waits or end >= size:
+    if end >= size:
         return None
     kept = [{"Pos": begin, "Size": min(until, stored) - begin} for begin, until in ranges if begin < stored]
     return {**metadata, "Size": size, "Rs": [*kept, {"Pos": stored, "Size": size - stored}]}
-
-
-def _is_broken(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return not isinstance(json.load(file), dict)
-    except ValueError:
-        return True
-    except OSError:
-        return False
 
 
 def _whole_size(path: str) -> int | None:
@@ -269,12 +265,20 @@ def _files_below(directory: str) -> Iterator[str]:
 def _is_dirty(path: str) -> bool:
     """Metadata that cannot be read counts as dirty: keeping too much loses nothing. A file that went is one that is done."""
     try:
-        with open(path, "rb") as file:
-            return bool(json.load(file).get("Dirty", False))
+        return bool(_read(path).get("Dirty", False))
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return True
+
+
+def _read(path: str) -> dict[str, Any]:
+    """A file's metadata. Raises OSError, ValueError."""
+    with open(path, "rb") as file:
+        metadata = json.load(file)
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} holds no object")
+    return metadata
 
 
 _LAST_WORDS: Final = (
