@@ -40,6 +40,8 @@ class ClassStatus(Projection, frozen=True):
     observed_generation: int = 0
     pods: int = 0
     mount_pods: int = 0
+    credentials_digest: str = ""
+    """Changes with what the class's Secret holds, as the leader saw it last; empty while that cannot be used."""
     conditions: tuple[Condition, ...] = ()
 
 
@@ -47,3 +49,8 @@ class StorageProviderClass(Projection, frozen=True, kw_only=True):
     metadata: ObjectMeta = ObjectMeta()
     spec: ClassSpec
     status: ClassStatus = ClassStatus()
+
+    @property
+    def credentials_digest(self) -> str:
+        """The status's, unless it speaks of an earlier spec, which may have named another Secret."""
+        return self.status.credentials_digest if self.status.observed_generation == self.metadata.generation else ""

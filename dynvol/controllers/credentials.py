@@ -1,7 +1,8 @@
 """The Secrets that classes and claims name, read seldom and kept briefly.
 
-Secrets are not watched: that would need the right to list them all. Instead every user asks here, and one read serves all
-workloads of a class on this node for a while. A problem is kept no longer than a moment, so that mending it shows soon.
+Secrets are not watched: that would need the right to list them all. The leader looks at those of classes, and what it says in a
+class's status lets all others read them when they changed and not else. Every user asks here, and one read serves all workloads
+of a class on this node for a while. A problem is kept no longer than a moment, so that mending it shows soon.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import Forbidden, NotFound
 from dynvol.mount import providers
 
-from .mountpodspec import read
+from .mountpodspec import credentials_digest, read
 from .status import Problem, missing_credentials, missing_in_own_secret
 from .turns import Turns
 
@@ -39,8 +40,10 @@ class Found:
     problem: Problem | None
     at: float
 
-    def lasts(self, now: float) -> bool:
-        return now - self.at < (DOUBTFUL if self.problem else FRESH)
+    def lasts(self, now: float, digest: str = "") -> bool:
+        """`digest` is what the leader has seen, if that is known."""
+        doubtful = self.problem is not None or (digest and digest != credentials_digest(self.secret))
+        return now - self.at < (DOUBTFUL if doubtful else FRESH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Credentials:
         def judge(secret: Secret | None) -> Problem | None:
             return missing_credentials(provider_class, secret.data if secret is not None else None)
 
-        return await self._read(*provider_class.spec.secret, judge, asker=f"class {provider_class.metadata.name}")
+        asker, digest = f"class {provider_class.metadata.name}", provider_class.credentials_digest
+        return await self._read(*provider_class.spec.secret, judge, asker=asker, digest=digest)
 
     async def own(self, names: Iterable[str], *, namespace: str, provider_class: StorageProviderClass | None) -> OwnSecrets:
         """The Secrets of these names, as far as there is room for them; the first have it."""
@@ -92,13 +96,16 @@ class Credentials:
 
         return await self._read(namespace, name, judge, asker=f"claims of {provider_class.metadata.name}")
 
-    async def _read(self, namespace: str, name: str, judge: Callable[[Secret | None], Problem | None], *, asker: str) -> Found:
+    async def _read(
+        self, namespace: str, name: str, judge: Callable[[Secret | None], Problem | None], *, asker: str, digest: str = ""
+    ) -> Found:
         place = f"{asker}: {namespace}/{name}"
         # Workloads of one class ask at the same moment, and what they know runs out at the same moment.
         async with self._turns.of(place):
             now = asyncio.get_running_loop().time()
             self._found = {key: found for key, found in self._found.items() if found.lasts(now)}
-            if (known := self._found.get(place)) is None:
+            known = self._found.get(place)
+            if known is None or not known.lasts(now, digest):
                 known = self._found[place] = await self._look(namespace, name, judge, now)
             return known
 

@@ -10,34 +10,33 @@ It needs no leader. Without an API server what is mounted stays mounted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
 from dynvol.api import names
-from dynvol.api.core import Node, Pod, Secret
+from dynvol.api.core import Node, Pod
 from dynvol.api.identity import Workload, mount_pod_name
 from dynvol.api.meta import seconds_since
 from dynvol.api.mounts import WantedMount, encode
 from dynvol.api.providerclass import StorageProviderClass
-from dynvol.api.resources import CLAIMS, CLASSES, NAMESPACES, PODS, SECRETS
+from dynvol.api.resources import CLAIMS, CLASSES, NAMESPACES, PODS
 from dynvol.kube.client import KubeClient
 from dynvol.kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotFound, TooManyRequests
-from dynvol.mount import providers
 from dynvol.observe import logs
 from dynvol.runtime.controller import DONE, Controller, RequeueAfter, Result
 from dynvol.runtime.expectations import Expectations
 from dynvol.runtime.store import Change
 
 from .claimreport import ClaimReporter
+from .copies import SecretCopies
 from .credentials import Credentials, OwnSecrets
 from .desired import wanted_mounts, workloads
 from .finalizers import add_finalizer
 from .leftovers import Leftovers, look
-from .matching import claim_decides, class_decides, pod_decides
-from .mountpodspec import CREDENTIALS_DIGEST, Installation, credentials_digest, mount_pod, secret_copy
+from .matching import claim_decides, class_or_credentials_decide, pod_decides
+from .mountpodspec import CREDENTIALS_DIGEST, Installation, credentials_digest, mount_pod
 from .namesakes import Superseded, is_of_namesake
 from .remains import clear_remains, is_gone
 from .room import memory_limit
@@ -47,9 +46,7 @@ from .view import Instruments, NodeView, index_mount_pod, reported, told
 log = logs.get(__name__)
 
 CREDENTIALS_CHECK: Final = 30.0
-"""Seconds between looks at a class's Secret, so that a changed key reaches the mount pods; Secrets are not watched."""
-COPY_CHECK: Final = 300.0
-"""Seconds after which a Secret copy is written again though nothing changed, lest someone else has changed or removed it."""
+"""Seconds between looks at a Secret that the leader does not look at for all, so that a changed key reaches the mount pods."""
 PROBLEM_RETRY: Final = 10.0
 """Seconds until a workload that cannot be served for a reason outside (no Secret, say) is looked at again."""
 PUBLISH_RETRY: Final = 5.0
@@ -87,20 +84,17 @@ class ExternalVolumeController:
         self._installation = installation
         self._reporter = reporter
         self._credentials: Final = Credentials(client)
+        self._copies: Final = SecretCopies(client, namespace=installation.namespace)
         self._unseen: Final = Expectations(view.mount_pods)
         """The mount pods that were made and are not in the cache yet, by workload."""
         self._told: dict[str, tuple[str, Mapping[str, str]]] = {}
         """Mount pod → the version of it that was last told something, and what: as long as the cache shows this version, it has
         yet to show what we said."""
-        self._copied: dict[str, tuple[tuple[str, str], float]] = {}
-        """workload → digest of the original and owner of the Secret copy last written, and when; saves writes, no more."""
-        self._without_copy: set[str] = set()
-        """Workloads without a mount pod whose Secret copy is known to be gone; saves requests, no more."""
         self.controller: Final[Controller] = instruments.controller("external-volume", self.reconcile, workers=4)
         self.controller.watch(view.pods, lambda pod: [w.uuid for w in workloads(pod)], when=pod_decides)
         self.controller.watch(view.mount_pods, index_mount_pod)
         self.controller.watch(view.claims, view.workloads_of_claim, when=claim_decides)
-        self.controller.watch(view.classes, view.workloads_of_class, when=class_decides)
+        self.controller.watch(view.classes, view.workloads_of_class, when=class_or_credentials_decide)
         self.controller.watch(view.nodes, self._workloads_that_waited, when=_cordon_changed)
         view.mounts.on_change(self._mounts_changed)
 
@@ -187,9 +181,8 @@ class ExternalVolumeController:
     def _forget(self, uuid: str) -> None:
         self._reporter.solved(uuid)
         self._reporter.lacking(uuid, {})
-        self._copied.pop(uuid, None)
+        self._copies.forget(uuid)
         self._told.pop(mount_pod_name(uuid), None)
-        self._without_copy.discard(uuid)
         self._unseen.forget(uuid)
 
     def _wanted(self, workload: Workload, existing: Pod | None) -> tuple[WantedMount, ...]:
@@ -256,14 +249,11 @@ class ExternalVolumeController:
         between, has no owner with which it would go."""
         uuid = workload.uuid
         self._reporter.solved(uuid)
-        if uuid in self._without_copy:
+        if self._copies.is_absent(uuid):
             return DONE
         if self._unseen.unmet(uuid) or not await is_gone(self._view, workload.mount_pod, client=self._client):
             return RequeueAfter(CACHE_RETRY)
-        with contextlib.suppress(NotFound):
-            await self._client.delete(SECRETS, workload.mount_pod, namespace=self._installation.namespace)
-        self._copied.pop(uuid, None)
-        self._without_copy.add(uuid)
+        await self._copies.remove(workload)
         return DONE
 
     async def _provide(self, workload: Workload, wanted: Sequence[WantedMount], own: OwnSecrets, left: Leftovers | None) -> Result:
@@ -315,7 +305,7 @@ class ExternalVolumeController:
             credentials=credentials_digest(found.secret, own.found),
         )
         try:
-            await self._apply_secret(workload, provider_class, original=found.secret, own=own, owner=None)
+            await self._copies.write(workload, provider_class, original=found.secret, own=own, owner=None)
             created = await self._client.create(PODS, manifest, namespace=self._installation.namespace)
         except AlreadyExists:
             return RequeueAfter(CACHE_RETRY)
@@ -325,7 +315,7 @@ class ExternalVolumeController:
         log.info("mount pod created", mount_pod=workload.mount_pod, mounts=len(wanted), files_left=left.files if left else 0)
         if left:
             self._reporter.left_behind(left, "a new mount pod uploads them")
-        await self._apply_secret(workload, provider_class, original=found.secret, own=own, owner=created)
+        await self._copies.write(workload, provider_class, original=found.secret, own=own, owner=created)
         self._reporter.solved(workload.uuid)
         return RequeueAfter(CREDENTIALS_CHECK)
 
@@ -380,37 +370,17 @@ class ExternalVolumeController:
         provider_class = self._view.classes.store.get(workload.provider_class)
         if provider_class is None:
             return DONE
+        if self._copies.serves(workload, existing, provider_class, own):
+            self._reporter.solved(workload.uuid)
+            return DONE
         found = await self._credentials.of(provider_class)
         if found.problem is not None:
             return self._cannot(workload, found.problem)
         self._reporter.solved(workload.uuid)
-        await self._apply_secret(workload, provider_class, original=found.secret, own=own, owner=existing)
-        digest = credentials_digest(found.secret, own.found)
+        digest = await self._copies.write(workload, provider_class, original=found.secret, own=own, owner=existing)
         if existing.metadata.annotations.get(CREDENTIALS_DIGEST) != digest:
             await self._annotate(existing, {CREDENTIALS_DIGEST: digest})
         return RequeueAfter(CREDENTIALS_CHECK)
-
-    async def _apply_secret(
-        self,
-        workload: Workload,
-        provider_class: StorageProviderClass,
-        *,
-        original: Secret | None,
-        own: OwnSecrets,
-        owner: Pod | None,
-    ) -> None:
-        """Writes the copy, unless this very one was written not long ago."""
-        content = (credentials_digest(original, own.found), owner.metadata.uid if owner else "")
-        now = asyncio.get_running_loop().time()
-        written, at = self._copied.get(workload.uuid, (None, 0.0))
-        if written == content and now - at < COPY_CHECK:
-            return
-        self._without_copy.discard(workload.uuid)
-        provider = providers.provider(provider_class.spec.provider)
-        namespace = self._installation.namespace
-        manifest = secret_copy(workload, original=original, own=own.found, provider=provider, namespace=namespace, owner=owner)
-        await self._client.apply(SECRETS, workload.mount_pod, manifest, field_manager="dynvol-node", namespace=namespace)
-        self._copied[workload.uuid] = content, now
 
 
 def _class_is_gone(workload: Workload) -> Problem:

@@ -38,6 +38,11 @@ def class_decides(change: Change[StorageProviderClass]) -> bool:
     return _differ(change, lambda provider_class: (provider_class.metadata.deleting, provider_class.spec))
 
 
+def class_or_credentials_decide(change: Change[StorageProviderClass]) -> bool:
+    """The same, or whether the leader saw its Secret change."""
+    return class_decides(change) or _differ(change, lambda provider_class: provider_class.credentials_digest)
+
+
 def _differ(change: Change[Any], decisive: Any) -> bool:
     return change.old is None or change.new is None or decisive(change.old) != decisive(change.new)
 

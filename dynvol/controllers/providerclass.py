@@ -24,12 +24,13 @@ from .credentials import Credentials
 from .desired import dynamic_volumes
 from .finalizers import add_finalizer, remove_finalizer
 from .matching import pod_decides
+from .mountpodspec import credentials_digest
 from .namesakes import Superseded, expect_same
 from .status import class_status
 from .view import BY_CLASS, Instruments
 
 CREDENTIALS_CHECK: Final = 30.0
-"""Seconds between looks at a class's Secret, which is not watched."""
+"""Seconds between looks at a class's Secret, which is not watched. The node processes follow what its status says of it."""
 
 
 REMOVAL_CHECK: Final = 2.0
@@ -107,13 +108,15 @@ class ProviderClassController:
 
     async def _say(self, provider_class: StorageProviderClass, *, pods: tuple[Pod, ...], mount_pods: int) -> None:
         assessment = self._assess(provider_class.spec)
+        found = await self._credentials.of(provider_class)
         status = class_status(
             provider_class,
             pods=pods,
             mount_pods=mount_pods,
             problems=assessment.problems,
             warnings=assessment.warnings,
-            credentials=(await self._credentials.of(provider_class)).problem,
+            credentials=found.problem,
+            digest=credentials_digest(found.secret),
             at=now(),
         )
         if status == provider_class.status:
@@ -148,6 +151,7 @@ def _body(status: ClassStatus) -> dict[str, Any]:
             "observedGeneration": status.observed_generation,
             "pods": status.pods,
             "mountPods": status.mount_pods,
+            "credentialsDigest": status.credentials_digest,
             "conditions": [{"message": "", **c} for c in msgspec.to_builtins(status.conditions)],
         }
     }

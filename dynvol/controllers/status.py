@@ -251,9 +251,11 @@ def class_status(
     problems: Sequence[str],
     warnings: Sequence[str],
     credentials: Problem | None,
+    digest: str,
     at: str,
 ) -> ClassStatus:
-    """Users and conditions of a class. `problems` make it unusable; `warnings` only slow or fragile."""
+    """Users and conditions of a class. `problems` make it unusable; `warnings` only slow or fragile. `digest` is that of its
+    Secret (`mountpodspec.credentials_digest`)."""
     generation = provider_class.metadata.generation
     verdicts: list[_Verdict] = [
         ("Accepted", "False", "Invalid", "; ".join(problems)) if problems else ("Accepted", "True", "Accepted", ""),
@@ -276,6 +278,7 @@ def class_status(
         observed_generation=generation,
         pods=len(pods),
         mount_pods=mount_pods,
+        credentials_digest="" if credentials else digest,
         conditions=with_transition_times(conditions, had=provider_class.status.conditions, at=at),
     )
 

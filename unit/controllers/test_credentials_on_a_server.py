@@ -11,12 +11,12 @@ from dynvol.api import names
 from dynvol.api.claim import PodMount
 from dynvol.api.mounts import Phase, own_secret_prefix
 from dynvol.api.resources import CLASSES, SECRETS
-from dynvol.controllers import credentials, externalvolume
+from dynvol.controllers import copies, credentials, externalvolume, providerclass
 from dynvol.controllers.view import told
 from dynvol.mount.caches import Leftover
 
 from .node_played import STATE
-from .world import World
+from .world import Process, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -51,6 +51,51 @@ async def test_a_claim_waits_for_its_own_secret_and_hinders_no_other(world: Worl
         await world.until(lambda: world.is_mounted(claim="own"))
         await world.until(lambda: world.copied().get(key_of("mine")) == "m")
         assert world.copied()[names.ACCESS_KEY] == "k"
+
+
+def reads(process: Process) -> int:
+    return sum(read.endswith("/secrets/keys") for read in process.wire.reads)
+
+
+async def reads_while(world: World, process: Process, leader: Process) -> int:
+    """How often `process` reads the class's Secret, while `leader` looks at it some more times."""
+    before, looked = reads(process), reads(leader)
+    await world.until(lambda: reads(leader) > looked + 4)
+    return reads(process) - before
+
+
+async def test_the_secret_of_a_class_is_looked_at_by_the_leader_and_read_by_others_once_it_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providerclass, "CREDENTIALS_CHECK", 0.1)
+    await world.add_node(other := f"other-{world.name}")
+    await world.add_class()
+    async with world.process(node=other) as leader, world.process(lead=False) as process:
+        await world.add_pod()
+        await world.add_claim()
+        await world.until(lambda: world.is_mounted())
+        await reads_while(world, process, leader)
+        assert await reads_while(world, process, leader) == 0
+        await world.admin.merge_patch(SECRETS, "keys", {"stringData": {names.ACCESS_KEY: "new"}}, namespace=world.namespace)
+        await world.until(lambda: world.copied()[names.ACCESS_KEY] == "new")
+        await reads_while(world, process, leader)
+        assert await reads_while(world, process, leader) == 0
+
+
+async def test_a_copy_that_is_removed_is_made_again_when_its_mount_pod_does_not_do_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "REWRITE", 0.0)
+    await world.add_class()
+    async with world.process():
+        await world.add_pod()
+        await world.add_claim()
+        await world.until(lambda: world.is_mounted())
+        mount_pod = world.mount_pod()
+        assert mount_pod is not None
+        await world.admin.delete(SECRETS, mount_pod.metadata.name, namespace=world.driver)
+        await world.mounters.say(mount_pod, {"containerStatuses": []})
+        await world.until(lambda: world.copied().get(names.ACCESS_KEY) == "k")
 
 
 async def test_workloads_that_ask_at_once_share_one_reading(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ async def test_a_mount_pod_that_crashes_again_and_again_is_replaced(world: World
 
 async def test_a_changed_secret_is_copied_and_marked_on_the_mount_pod(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "FRESH", 0.0)
-    monkeypatch.setattr(externalvolume, "CREDENTIALS_CHECK", 0.2)
+    monkeypatch.setattr(providerclass, "CREDENTIALS_CHECK", 0.2)
     async with world.process():
         await world.add_class()
         await world.add_pod()

@@ -181,7 +181,7 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
 def test_a_class_that_is_deleted_while_used_says_who_uses_it() -> None:
     subject = provider_class()
     leaving = msgspec.structs.replace(subject, metadata=msgspec.structs.replace(subject.metadata, deletion_timestamp=AT))
-    status = class_status(leaving, pods=[pod("a")], mount_pods=1, problems=[], warnings=[], credentials=None, at=AT)
+    status = class_status(leaving, pods=[pod("a")], mount_pods=1, problems=[], warnings=[], credentials=None, digest="1234", at=AT)
     terminating = next(c for c in status.conditions if c.type == "Terminating")
     assert "apps/a" in terminating.message and "1 mount pods" in terminating.message
 
@@ -205,7 +205,7 @@ def test_what_a_secret_lacks_is_named(data: dict[str, bytes] | None, reason: str
 
 def test_a_class_of_public_storage_needs_no_secret_and_says_so() -> None:
     assert missing_credentials(provider_class(), None) is None
-    status = class_status(provider_class(), pods=[], mount_pods=0, problems=[], warnings=[], credentials=None, at=AT)
+    status = class_status(provider_class(), pods=[], mount_pods=0, problems=[], warnings=[], credentials=None, digest="1234", at=AT)
     said = {c.type: (c.status, c.reason) for c in status.conditions}
     assert said["CredentialsAvailable"] == ("True", "NotNeeded")
     assert said["Ready"][0] == "True"

@@ -89,7 +89,7 @@ class Wire:
         self._inner = inner
         self._told = told
         self.cut_at = cut_at
-        """The write, counted from 1, at which all ends. `told` is called then, and when a write is refused."""
+        """The write, counted from 1, at which all ends. `told` is called then, when a write is refused, and at each read."""
         self.after = after
         """Whether that one takes effect, though its answer does not come."""
         self.writes: list[str] = []
@@ -116,6 +116,7 @@ class Wire:
             return await self._inner.call(method, path, **options)
         (self.reads if method == "GET" else self.writes).append(f"{method} {path}")
         if method == "GET":
+            self._told()
             return await self._inner.call(method, path, **options)
         if self.refused and self.refused in path:
             self._told()
