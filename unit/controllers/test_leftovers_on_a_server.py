@@ -11,7 +11,7 @@ from dynvol.api import names
 from dynvol.api.core import Pod
 from dynvol.api.mounts import UNFLUSHED, Phase
 from dynvol.api.resources import PODS, SECRETS
-from dynvol.controllers import claimreport, credentials, externalvolume, mountpod
+from dynvol.controllers import claimreport, credentials, externalvolume, mountpod, providerclass
 from dynvol.controllers.mountpodspec import CREDENTIALS_DIGEST
 from dynvol.controllers.view import told
 from dynvol.mount.caches import Leftover
