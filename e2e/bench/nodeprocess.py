@@ -27,7 +27,8 @@ from grpclib.client import Channel
 from dynvol.api import names
 from dynvol.api.identity import Workload
 from dynvol.api.mounts import WantedMount
-from dynvol.api.resources import LEASES, NODES, PODS
+from dynvol.api.resources import CLASSES, LEASES, NODES, PODS, SECRETS
+from dynvol.controllers.mountpodspec import credentials_digest
 from dynvol.csi.proto import pluginregistration
 from dynvol.csi.proto.csi import v1 as csi
 from e2e.grounds.envtest import free_ports
@@ -98,10 +99,11 @@ async def _mounter() -> float:
 
 
 async def footprint(kubeconfig: Path, *, pods: int, mounts: int, claims: int, seconds: float) -> list[Figure]:
-    """Another node leads."""
+    """Another node leads, which is played."""
     async with scene(kubeconfig) as stage:
         await stage.client.create(NODES, {"metadata": {"name": NODE}})
         await stage.client.create(LEASES, _held_by_another(), namespace=DRIVER)
+        await _look_at_the_secret(stage)
         await at_once(stage.add_claim(f"other-{n}", app="web", on=f"elsewhere-{n}") for n in range(claims - mounts))
         async with _process(kubeconfig) as node:
             await node.until_ready()
@@ -135,6 +137,15 @@ def _held_by_another() -> dict[str, Any]:
     moment = "2026-01-01T00:00:00.000000Z"
     spec = {"holderIdentity": "another", "leaseDurationSeconds": 86400, "acquireTime": moment, "renewTime": moment}
     return {"metadata": {"name": names.LEADER_LEASE}, "spec": {**spec, "leaseTransitions": 0}}
+
+
+async def _look_at_the_secret(stage: Scene) -> None:
+    """Says what the leader would of the class."""
+    provider_class = await stage.client.get(CLASSES, CLASS)
+    namespace, name = provider_class.spec.secret
+    secret = await stage.client.get(SECRETS, name, namespace=namespace)
+    status = {"observedGeneration": provider_class.metadata.generation, "credentialsDigest": credentials_digest(secret)}
+    await stage.client.merge_patch(CLASSES, CLASS, {"status": status}, subresource="status")
 
 
 async def _populate(stage: Scene, node: _Node, *, pods: int, mounts: int) -> None:
