@@ -200,7 +200,7 @@ def _stage() -> Iterator[str]:
 
 
 def _clear_abandoned_stages() -> None:
-    """A process with our number that is not us is dead: in a container the node process is number 1 in each of its lives."""
+    """A process with our number that is not us is dead: alone in a container, the node process is number 1 in each of its lives."""
     table = mountinfo.read()
     for mount in table:
         if mount.fstype != "tmpfs" or not mount.source.startswith(_STAGE) or table.at(mount.path) != mount:

@@ -85,6 +85,12 @@ def test_nodes_are_served_whatever_their_taints() -> None:
     assert spec["priorityClassName"] == "system-node-critical"
 
 
+@pytest.mark.parametrize("which", [NODE, WEBHOOK])
+def test_a_pod_that_is_deleted_while_it_starts_does_not_outstay_its_grace_period(which: tuple[str, str]) -> None:
+    """Linux keeps from process 1 of a PID namespace every signal that it has no handler for (pid_namespaces(7))."""
+    assert workload(*which)["shareProcessNamespace"]
+
+
 def test_the_webhook_runs_with_no_rights_on_its_node() -> None:
     spec = workload(*WEBHOOK)
     assert spec["securityContext"]["runAsNonRoot"]
