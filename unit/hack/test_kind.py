@@ -32,6 +32,7 @@ from dynvol.api.providerclass import StorageProviderClass
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "hack/kind"
 KUBECTL = shutil.which("kubectl")
+TO = "kubectl --context=kind-dynvol"
 PLAYER = """#!{python}
 import json, os, sys
 name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
@@ -133,11 +134,44 @@ def test_files_that_kubectl_is_given_exist(story: Played) -> None:
     assert len(named) > 3
 
 
-def test_a_cluster_that_is_there_is_used_again(tmp_path: Path) -> None:
-    played = Played(tmp_path, clusters="other\\ndynvol", failing="docker")
-    played.run()
-    assert "docker build" in str(played.calls[-1])
-    assert not any("create cluster" in command for command in played.commands)
+def test_nothing_is_started_twice_where_all_is_new(story: Played) -> None:
+    assert not any("rollout restart" in command or " delete " in command for command in story.commands)
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """All that is asked for where the cluster is there."""
+    if KUBECTL is None:
+        pytest.skip("no kubectl, which changes the samples")
+    played = Played(tmp_path_factory.mktemp("kind"), clusters="other\\ndynvol")
+    done = played.run()
+    assert done.returncode == 0, done.stderr
+    return played
+
+
+def test_a_cluster_that_is_there_is_used_again(repeated: Played) -> None:
+    assert not any("create cluster" in command for command in repeated.commands)
+
+
+def test_a_second_run_restarts_all_that_runs_the_image_once_the_node_has_it(repeated: Played) -> None:
+    loaded = next(i for i, command in enumerate(repeated.commands) if command.startswith("kind load"))
+    restarted = [call.arguments[3] for call in repeated.calls[loaded:] if call.arguments[1:3] == ["rollout", "restart"]]
+    assert restarted == ["daemonset/dynvol-node", "deployment/dynvol-webhook", "deployment/app-4-s3"]
+
+
+def test_a_second_run_waits_for_a_claim_that_has_not_been_ready_before(repeated: Played) -> None:
+    says = repeated.commands
+    deleted, waited = (next(i for i, it in enumerate(says) if it.startswith(what)) for what in (f"{TO} delete dvc", f"{TO} wait"))
+    assert any("DynamicVolumeClaim" in call.given for call in repeated.calls[deleted:waited])
+
+
+def test_images_can_be_others_and_come_from_docker(tmp_path: Path) -> None:
+    played = Played(tmp_path, failing="kubectl")
+    played.run("--node-image", "node:1", "--build-arg", "BASE=base:1", "--build-arg", "VERSION=2", "--load", "a", "--load", "b:1")
+    created, built, loaded = played.commands[1:4]
+    assert created == "kind create cluster --name=dynvol --wait=120s --image=node:1"
+    assert " --build-arg=BASE=base:1 --build-arg=VERSION=2 " in built
+    assert loaded == "kind load docker-image dynvol:0.1.0 a b:1 --name=dynvol"
 
 
 def test_down_deletes_that_cluster_and_does_nothing_else(tmp_path: Path) -> None:
