@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -184,12 +185,15 @@ def _come_and_go(bed: Bed, name: str) -> tuple[float, float]:
 
 
 def _killed(bed: Bed, program: str, claim: str) -> float:
-    """Milliseconds from the end of a program in the mount pod until an object of the claim can be read again."""
+    """Milliseconds from the end of a program in the mount pod until an object of the claim can be read again. How long the order to
+    kill it is on its way to the node is no part of it."""
     time.sleep(STABLE)
-    killed = time.perf_counter()
-    if not bed.ground.kill(program, pod=bed.workload.mount_pod):
-        raise RuntimeError(f"there is no {program} to kill")
-    return (bed.sight.back(bed.inside(claim)) - killed) * 1000
+    with ThreadPoolExecutor(max_workers=1) as killer:
+        killing = killer.submit(bed.ground.kill, program, pod=bed.workload.mount_pod)
+        took = bed.sight.outage(bed.inside(claim))
+        if not killing.result():
+            raise RuntimeError(f"there is no {program} to kill")
+    return took * 1000
 
 
 def _cold(bed: Bed) -> float:

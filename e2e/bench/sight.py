@@ -44,12 +44,15 @@ class Sight:
             time.sleep(POLL)
         return time.perf_counter()
 
-    def back(self, path: str) -> float:
-        """The moment at which a file could be read again, which first must have failed: last answers may still come."""
+    def outage(self, path: str) -> float:
+        """Seconds from the moment at which a file can no longer be read until it can again. Raises TimeoutError if either does not
+        come."""
         deadline = time.monotonic() + LONGEST
         while _reads(f"{self._process}/root{path}"):
             _unless_late(deadline, path)
-        return self.readable(path)
+            time.sleep(POLL)
+        lost = time.perf_counter()
+        return self.readable(path) - lost
 
     def gone(self, mountpoint: str) -> float:
         """The moment at which nothing was mounted there any more. Raises TimeoutError.
