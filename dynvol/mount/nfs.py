@@ -54,13 +54,16 @@ def command(*words: str) -> tuple[str, ...]:
     return (sys.executable, "-I", "-m", "dynvol.mount.nfs", *words)
 
 
-def served(
-    place: str, *, source: str, path: str, server: str, port: int, read_only: bool, options: Sequence[str]
-) -> tuple[str, ...]:
-    """The command that serves `path` of a server at `place`. Each of the `options` is tried in turn, until one is of a version that
-    server and kernel speak."""
+def source(name: str, path: str) -> str:
+    """What the mount table shows of a mount of ours: the kernel writes one slash where several are."""
+    return f"{name}:/{'/'.join(filter(None, path.split('/')))}"
+
+
+def served(place: str, *, source: str, server: str, port: int, read_only: bool, options: Sequence[str]) -> tuple[str, ...]:
+    """The command that serves a directory of a server at `place`: that in `source`, and nothing that a link there leads to. Each of
+    the `options` is tried in turn, until one is of a version that server and kernel speak."""
     mode = "ro" if read_only else "rw"
-    return command("serve", FSTYPE, f"{source}:{path}", place, mode, server, str(port), *options)
+    return command("serve", FSTYPE, source, place, mode, server, str(port), *options)
 
 
 def take_away(path: str, *, patience: float = 3.0) -> bool:
@@ -98,12 +101,14 @@ def _run(argv: Sequence[str], *, within: float) -> bool:
 
 
 def _serve(fstype: str, source: str, place: str, read_only: bool, server: str, port: int, options: Sequence[str]) -> None:
-    """1. Mount. 2. Refer to the file system. 3. Until SIGTERM, or until the mount is gone. 4. Unmount.
+    """1. Mount. 2. Refuse what is not what was named. 3. Refer to the file system. 4. Until SIGTERM, or until the mount is gone.
+    5. Unmount.
 
-    Before 2, SIGTERM does what it does to any program, also where that waits for the server.
+    Before 3, SIGTERM does what it does to any program, also where that waits for the server.
     """
     flags = _FLAGS | (MountFlag.RDONLY if read_only else MountFlag.NONE)
     _mount(place, fstype=fstype, source=source, flags=flags, candidates=_candidates(server, port, options))
+    _refuse_detours(place, source)
     told = _told_by_sigterm()
     os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # until the end of the process
     _wait(place, told)
@@ -131,6 +136,16 @@ def _mount(place: str, *, fstype: str, source: str, flags: MountFlag, candidates
             problem = problem if problem is not None and error.errno == errno.EPROTONOSUPPORT else error
     assert problem is not None
     raise problem
+
+
+def _refuse_detours(place: str, source: str) -> None:
+    """The kernel follows the server's symbolic links on the way to a directory. Whoever may write on the way could lead it out of
+    what a class allows, so a mount must be of what was named. Raises OSError."""
+    mount = mountinfo.read().at(place)
+    if mount is not None and mount.source != source:
+        with contextlib.suppress(NotMounted):
+            syscalls.unmount(place, lazily=True)
+        raise OSError(errno.ELOOP, f"it leads to {mount.source.partition(':')[2]}")
 
 
 def _addresses(server: str, port: int) -> list[tuple[int, str]]:
@@ -197,7 +212,7 @@ def main(argv: Sequence[str]) -> int:
                 raise OSError(errno.EINVAL, "it is not for people to run")
     except OSError as error:
         name = "EAI" if isinstance(error, socket.gaierror) else errno.errorcode.get(error.errno or errno.ETIMEDOUT, "EIO")
-        sys.stderr.write(f"{name}: {error}\n")
+        sys.stderr.write(f"{name}: {error.strerror or error}\n")
         return 1
     return 0
 

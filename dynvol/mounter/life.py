@@ -122,7 +122,8 @@ class Life:
 
     def _private(self, table: MountTable) -> Mount | None:
         mount = table.at(self.place.mountpoint)
-        return mount if mount is not None and mount.name == self.mount.source else None
+        wanted = self._command.source or self.place.source
+        return mount if mount is not None and mount.source == wanted else None
 
     async def statfs(self) -> bool:
         """Whether the private mount answers; with an error, it does not. In a thread, which may hang as long as the client does."""

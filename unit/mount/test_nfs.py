@@ -20,6 +20,7 @@ from dynvol.mount import fuse, mountinfo, nfs, propagation, syscalls
 from dynvol.mount.mountinfo import Mount
 from unit.mount.fusedaemon import mount, serve
 from unit.mount.namespaces import at_most, start_child
+from unit.mounter.nfsserver import without_client
 
 CONNECTED = ("127.0.0.1", 2049)
 
@@ -40,8 +41,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> None:
 def started(place: str, *, read_only: bool = False) -> Iterator[subprocess.Popen[str]]:
     argv = nfs.served(
         place,
-        source="dynvol-claim-hash",
-        path="/exports/a b",
+        source=nfs.source("dynvol-claim-hash", "/exports//a b/"),
         server=CONNECTED[0],
         port=CONNECTED[1],
         read_only=read_only,
@@ -82,7 +82,7 @@ def run(*words: str) -> tuple[int, str]:
 
 
 @pytest.mark.root
-@pytest.mark.skipif("nfs4" in Path("/proc/filesystems").read_text(), reason="this kernel has an NFS client")
+@without_client
 def test_a_kernel_without_nfs_is_told_by_its_own_error(place: str) -> None:
     os.mkdir(place)
     with started(place) as program:
@@ -109,6 +109,16 @@ def test_what_is_read_only_is_mounted_so(place: str, played: None) -> None:
     os.mkdir(place)
     with started(place, read_only=True):
         assert until_mounted(place).read_only
+
+
+@pytest.mark.root
+def test_a_mount_of_another_directory_than_the_one_that_was_named_is_refused(place: str, played: None) -> None:
+    """As when the server has a symbolic link there. ramfs follows none."""
+    os.mkdir(place)
+    syscalls.mount(place, source="dynvol-claim-hash:/exports/other", fstype="ramfs")
+    with pytest.raises(OSError, match="it leads to /exports/other"):
+        nfs._refuse_detours(place, nfs.source("dynvol-claim-hash", "/exports/home"))
+    assert mountinfo.read().at(place) is None
 
 
 @pytest.mark.root

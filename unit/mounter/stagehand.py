@@ -58,7 +58,9 @@ def wanted(
     )
 
 
-def wanted_of(provider: str, parameters: dict[str, str], *, at: str = "data") -> WantedMount:
+def wanted_of(
+    provider: str, parameters: dict[str, str], *, at: str = "data", spec: str = "1", read_only: bool = False
+) -> WantedMount:
     """One mount of any provider."""
     return WantedMount(
         claim="test/a",
@@ -66,7 +68,8 @@ def wanted_of(provider: str, parameters: dict[str, str], *, at: str = "data") ->
         pod_uid=POD,
         path=f"{POD}/{at}",
         provider=provider,
-        spec_hash="1",
+        spec_hash=spec,
+        read_only=read_only,
         parameters=parameters,
     )
 

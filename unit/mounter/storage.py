@@ -124,7 +124,7 @@ def _start(protocol: str, directory: Path, port: int, *options: str) -> subproce
     environment = {"PATH": os.defpath, "HOME": str(directory.parent)}
     server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(port, server)
+        wait_for(port, server)
     except BaseException:
         server.kill()
         server.wait()
@@ -132,12 +132,12 @@ def _start(protocol: str, directory: Path, port: int, *options: str) -> subproce
     return server
 
 
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, server: subprocess.Popen[bytes], *, host: str = "127.0.0.1") -> None:
     """A port cannot be waited for but by trying it."""
     deadline = time.monotonic() + 20
     while True:
         assert server.poll() is None, "the server ended"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
         assert time.monotonic() < deadline, "the server does not listen"
         time.sleep(0.01)

@@ -17,6 +17,7 @@ from dynvol.mount import mountinfo, nfs, syscalls
 from dynvol.mounter import stage
 from dynvol.mounter.life import Life
 
+from .nfsserver import without_client
 from .stagehand import WATCHFUL, engine, prepare, wanted_of
 
 pytestmark = pytest.mark.root
@@ -32,7 +33,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mountinfo, "NFS", frozenset({"nfs", "nfs4", "ramfs"}))
 
 
-@pytest.mark.skipif("nfs4" in Path("/proc/filesystems").read_text(), reason="this kernel has an NFS client")
+@without_client
 def test_a_kernel_without_nfs_is_reported_in_words(playground: str) -> None:
     async def scene() -> None:
         async with engine(prepare(playground)) as hand:

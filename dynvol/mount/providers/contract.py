@@ -100,6 +100,8 @@ class Command(msgspec.Struct, frozen=True):
     """Written 0600 into `Place.secrets` before the start, by name; removed when the client has ended."""
     takes_device: bool = False
     """The program does not mount: the mounter does, under the right name, and the program serves `DEVICE`."""
+    source: str = ""
+    """What the mount table shows of the mount, where that is more than `Place.source`. What shows otherwise is not it."""
     read_only: bool = False
     """How the mounter mounts then; and of what the kernel serves, that there is nothing to flush."""
     in_kernel: bool = False

@@ -118,16 +118,16 @@ class _Mount(msgspec.Struct, frozen=True):
         return True
 
     def command(self, place: Place) -> Command:
+        source = nfs.source(place.source, self.path)
         argv = nfs.served(
             place.mountpoint,
-            source=place.source,
-            path=self.path,
+            source=source,
             server=self.host,
             port=self.port,
             read_only=self.read_only,
             options=[f"vers={version},{self.options}" for version in self.versions],
         )
-        return Command(argv, {}, {}, read_only=self.read_only, in_kernel=True)
+        return Command(argv, {}, {}, source=source, read_only=self.read_only, in_kernel=True)
 
     def check(self, place: Place, *, now: float) -> Command:
         return Command(nfs.command("reach", self.host, str(self.port)), {}, {})
@@ -205,7 +205,12 @@ _MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "EACCES": _DENIED,
     "EPERM": _DENIED,
-    "ENOENT": ("PathNotFound", "{where} exports no directory {path}; create it, or correct the claim"),
+    "ENOENT": (
+        "PathNotFound",
+        "{where} exports no directory {path} to this node; create it, or correct the claim, or the server's exports: of what a "
+        "node may not mount, most servers say that it is not there",
+    ),
+    "ELOOP": ("PathIsLink", "{path} at {where} leads through a symbolic link; name the directory itself: {words}"),
     "ENOTDIR": ("PathNotFound", "{path} at {where} is no directory; correct the claim"),
     "EAI": ("EndpointNotFound", "the host name of {where} does not resolve on this node; correct it"),
     "ECONNREFUSED": _UNREACHABLE,

@@ -167,6 +167,7 @@ def test_a_claims_options_are_those_of_its_configuration_and_its_own() -> None:
         ("EPROTONOSUPPORT: Protocol not supported\n", "VersionNotSupported", True),
         ("EACCES: Permission denied\n", "AccessDenied", True),
         ("ENOENT: No such file or directory\n", "PathNotFound", True),
+        ("ELOOP: it leads to /exports/other\n", "PathIsLink", True),
         ("EAI: [Errno -2] Name or service not known\n", "EndpointNotFound", True),
         ("ECONNREFUSED: Connection refused\n", "EndpointUnreachable", True),
         ("ETIMEDOUT: timed out\n", "EndpointTimeout", False),
