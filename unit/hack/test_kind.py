@@ -43,6 +43,8 @@ if "--local" in arguments:
     os.execv("{kubectl}", ["kubectl", *arguments])
 if arguments == ["get", "clusters"]:
     print("{clusters}")
+if arguments[:1] == ["version"]:
+    print("linux/arm64")
 sys.exit(name == "{failing}")
 """
 
@@ -167,11 +169,25 @@ def test_a_second_run_waits_for_a_claim_that_has_not_been_ready_before(repeated:
 
 def test_images_can_be_others_and_come_from_docker(tmp_path: Path) -> None:
     played = Played(tmp_path, failing="kubectl")
-    played.run("--node-image", "node:1", "--build-arg", "BASE=base:1", "--build-arg", "VERSION=2", "--load", "a", "--load", "b:1")
-    created, built, loaded = played.commands[1:4]
+    played.run("--node-image", "node:1", "--build-arg", "BASE=base:1", "--build-arg", "VERSION=2")
+    created, built = played.commands[1:3]
     assert created == "kind create cluster --name=dynvol --wait=120s --image=node:1"
     assert " --build-arg=BASE=base:1 --build-arg=VERSION=2 " in built
-    assert loaded == "kind load docker-image dynvol:0.1.0 a b:1 --name=dynvol"
+
+
+def test_what_docker_has_pulled_is_loaded_for_its_own_platform_before_anything_runs(tmp_path: Path) -> None:
+    played = Played(tmp_path, failing="kubectl")
+    played.run("--load", "a", "--load", "b:1")
+    loads = [call for call in played.calls if call.arguments[0] in ("image", "load")][1:]
+    kept = [call.arguments[3].removeprefix("--output=") for call in loads[::2]]
+    assert [str(call) for call in loads] == [
+        f"docker image save --platform=linux/arm64 --output={kept[0]} a",
+        f"kind load image-archive {kept[0]} --name=dynvol",
+        f"docker image save --platform=linux/arm64 --output={kept[1]} b:1",
+        f"kind load image-archive {kept[1]} --name=dynvol",
+    ]
+    assert not any(Path(archive).parent.exists() for archive in kept)
+    assert played.calls[-1].program == "kubectl"
 
 
 def test_down_deletes_that_cluster_and_does_nothing_else(tmp_path: Path) -> None:
