@@ -55,12 +55,12 @@ def uninstall(kubectl: Kubectl, *options: str, timeout: int = 60) -> subprocess.
 
 
 def remains(kubectl: Kubectl) -> list[str]:
-    """What the API server still has of dynvol."""
+    """What the API server still has of dynvol. In a cluster of that name, pods of Kubernetes' own carry it inside theirs."""
     kinds = "namespaces,customresourcedefinitions,csidrivers,clusterroles,clusterrolebindings,pods"
     kinds += ",mutatingwebhookconfigurations,validatingwebhookconfigurations"
     kinds += ",validatingadmissionpolicies,validatingadmissionpolicybindings"
     found = kubectl("get", kinds, "--all-namespaces", "-o", "name").split()
-    return [name for name in found if "dynvol" in name and "dynvol-suite" not in name or GROUP in name]
+    return [name for name in found if "/dynvol-" in name and "/dynvol-suite" not in name or GROUP in name]
 
 
 def mounted_pod(world: World) -> str:
