@@ -26,9 +26,9 @@ from dynvol.mount.mountinfo import MountTable
 from dynvol.mount.providers.contract import DISK_FULL, Client, Credentials, Finding, Place, Unusable
 from dynvol.observe import logs
 
-from . import flush
+from . import findings, flush
 from .decide import SessionView, State
-from .life import SOME, Life
+from .life import Life
 from .look import Cannot, diagnose
 from .tools import Tools, first
 
@@ -171,8 +171,7 @@ class Session:
         except Exception as error:
             _log.exception("a session failed", source=self.mount.source)
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            failed = Finding("MounterFailed", f"the mount pod failed to set up the mount: {error}", lasting=False)
-            self._fail(DISK_FULL if full else failed)
+            self._fail(DISK_FULL if full else findings.faulty(error))
             if self._stop.done():
                 await self._pause()
 
@@ -221,15 +220,14 @@ class Session:
             self._refreshed = _future()
             if stage.has_credentials(name):
                 return
-            message = f"{stage.whose(name)} has not reached the mount pod yet"
-            self._tell(State.STARTING, Finding("CredentialsAwaited", message, lasting=False))
+            self._tell(State.STARTING, findings.credentials_awaited(stage.whose(name)))
             await first(self._refreshed, self._stop, timeout=self._tools.timing.last_retry)
 
     def _client(self) -> tuple[Client, Credentials]:
         """Raises Unusable."""
         provider = providers.provider(self.mount.provider)
         if provider is None:
-            raise Unusable(Finding("UnknownProvider", f'this version has no storage provider "{self.mount.provider}"'))
+            raise Unusable(findings.unknown_provider(self.mount.provider))
         credentials = self._tools.stage.read_credentials(self.mount.credentials)
         return provider.client(self.mount.parameters, read_only=self.mount.read_only, credentials=credentials), credentials
 
@@ -240,7 +238,7 @@ class Session:
             life.start()
             up = await life.come_up(unless=self._stop, slowly=slowly)
             if not up and not self._stop.done():
-                slow = Finding("ClientSlow", _SLOW.format(seconds=self._tools.timing.start), lasting=False)
+                slow = findings.client_slow(self._tools.timing.start)
                 failed(await life.diagnose() or slow if life.alive else await self._reason_of_death(life))
         except Cannot as problem:
             failed(problem.finding)
@@ -299,7 +297,7 @@ class Session:
         answer = asyncio.ensure_future(life.statfs())
         await first(answer, life.child.exited, self._stop, timeout=timing.stuck)
         if not answer.done() and life.alive and not self._stop.done():
-            self._tell(State.SERVING, _SERVER_SILENT if life.in_kernel else _CLIENT_STUCK)
+            self._tell(State.SERVING, findings.SERVER_SILENT if life.in_kernel else findings.CLIENT_STUCK)
             if life.in_kernel:
                 await first(answer, life.child.exited, self._stop)
             else:
@@ -326,7 +324,7 @@ class Session:
                 asked = _now()
                 silent_since = min(silent_since, asked) if await life.diagnose() else math.inf
             if _now() - silent_since >= timing.silent and not self._stop.done():
-                self._tell(State.SERVING, _STORAGE_SILENT)
+                self._tell(State.SERVING, findings.STORAGE_SILENT)
                 await self._put_an_end_to(life)
                 return
             await first(life.child.exited, self._stop, self._refreshed, timeout=timing.silent_poll)
@@ -372,7 +370,7 @@ class Session:
                 life.stop()
                 await first(life.child.exited, timeout=self._tools.timing.leave)
             else:
-                self._not_yet(Finding("Uploading", f"{_files(count)} still being uploaded with the earlier ones", lasting=False))
+                self._not_yet(findings.uploading(count))
             return None
         successor = Life(self.on_record, client, credentials, life.number + 1, self._tools)
         if not await self._begin(successor, slowly=lambda _: None, failed=self._not_yet):
@@ -386,9 +384,7 @@ class Session:
         self._refusals += 1
         asyncio.get_running_loop().call_later(self._backoff(finding, self._refusals), self.refresh)
         _log.warning("not serving with the new credentials yet", source=self.mount.source, why=finding.message)
-        whose = self._tools.stage.whose(self.mount.credentials)
-        message = f"the mount works with earlier credentials; those in {whose} now are not in use yet: {finding.message}"
-        self._tell(State.SERVING, Finding("CredentialsPending", message, harmless=True))
+        self._tell(State.SERVING, findings.credentials_pending(self._tools.stage.whose(self.mount.credentials), finding))
 
     async def _wait_for_calm(self, life: Life) -> int:
         """How many files are not uploaded, after waiting for there to be none as long as files that are open may hold one up."""
@@ -453,8 +449,7 @@ class Session:
             life.child.signal(signal.SIGKILL)
             return
         if self._held_open and life.alive and not self._hurried:
-            message = f"a program still has files open; its access ends when it closes them, or after {timing.linger:.0f} s"
-            self._tell(State.ENDING, Finding("FilesOpen", message))
+            self._tell(State.ENDING, findings.files_open(timing.linger))
             deadline = _now() + timing.linger
             await flush.until_closed(life, timing, unless=self._give_up, within=timing.linger)
             life.clear_private_mount()
@@ -469,7 +464,7 @@ class Session:
         """`_finding` says what is left."""
 
         def say(count: int, cause: Finding | None) -> None:
-            self._tell_of_leftovers(_unflushed(count, cause))
+            self._tell_of_leftovers(findings.unflushed(count, cause))
 
         whole = await flush.until_flushed(life, self._tools.timing, unless=unless, say=say, in_use=in_use)
         if whole and self._finding and self._finding.reason == UNFLUSHED:
@@ -511,11 +506,11 @@ class Session:
         except Unusable as problem:
             finding = problem.finding
         if finding:
-            self._tell_of_leftovers(_unflushed(count, finding))
+            self._tell_of_leftovers(findings.unflushed(count, finding))
             self._failures += 1
             await self._pause()
             return False
-        self._tell_of_leftovers(_unflushed(count))
+        self._tell_of_leftovers(findings.unflushed(count))
         newer = [other for other in await self._numbers() if other > number]
         await self._upload(Life(self.on_record, client, credentials, number, self._tools, newer=newer))
         return False
@@ -553,7 +548,8 @@ class Session:
     async def _mourn(self, life: Life) -> None:
         """Say why a client that served died."""
         found = self._finding
-        died = found if found and found.reason in (_CLIENT_STUCK.reason, _STORAGE_SILENT.reason) else self._death_of(life)
+        for_it = (findings.CLIENT_STUCK, findings.STORAGE_SILENT)
+        died = found if found in for_it else self._death_of(life)
         # What shows is dead from now on, whatever the reason turns out to be.
         self._life = None
         self._tell(State.BROKEN, died)
@@ -570,7 +566,7 @@ class Session:
         return (said if life.in_kernel else None) or await life.diagnose() or said or died
 
     def _death_of(self, life: Life) -> Finding:
-        return Finding("ClientExited", _died(self.mount, life.child.exited.result()), lasting=False)
+        return findings.client_exited(self.mount, life.child.exited.result())
 
     def _fail(self, finding: Finding) -> None:
         self._failures += 1
@@ -596,40 +592,6 @@ class Session:
         timing = self._tools.timing
         shortest = timing.lasting_retry if finding and finding.lasting else timing.first_retry
         return min(timing.last_retry, shortest * 2.0 ** min(max(0, failures - 1), 16))
-
-
-_CLIENT_STUCK: Final = Finding(
-    "ClientStuck", "the client does not answer; if that lasts it is started again. Look at the limits of the class", lasting=False
-)
-_STORAGE_SILENT: Final = Finding(
-    "StorageSilent",
-    "the storage does not answer, and a deleted pod could not end before its requests had failed; with them failed all others that "
-    "waited, and files that were open. The mount is back when the storage is",
-    lasting=False,
-)
-_SERVER_SILENT: Final = Finding(
-    "EndpointTimeout", "the server does not answer; what programs ask of it waits, and goes on when it is back", lasting=False
-)
-_SLOW: Final = (
-    "the client did not begin to serve within {seconds:.0f} s; it is tried again. Look at the limits of the class if this lasts"
-)
-
-
-def _died(mount: WantedMount, code: int) -> str:
-    name = mount.parameters.get("mounter") or "the client"
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    hint = "; raise the class's memory limit if this happens again" if -code == signal.SIGKILL else ""
-    return f"{name} {how} and is started again{hint}"
-
-
-def _files(count: int) -> str:
-    return "1 file is" if count == 1 else "some files may be" if count == SOME else f"{count} files are"
-
-
-def _unflushed(count: int, cause: Finding | None = None) -> Finding:
-    why = f": {cause.message}" if cause else ""
-    message = f"{_files(count)} not in the storage yet; what is missing is kept on the node, and tried again{why}"
-    return Finding(UNFLUSHED, message, lasting=cause.lasting if cause else False)
 
 
 def _now() -> float:
