@@ -85,7 +85,7 @@ class Kubectl:
     def events(self, kind: str, name: str) -> Sequence[tuple[str, str]]:
         """(reason, message) of each event about an object."""
         selector = f"involvedObject.kind={kind},involvedObject.name={name}"
-        return [(e["reason"], e["message"]) for e in self.list("events", f"--field-selector={selector}")]
+        return [(e["reason"], e.get("message", "")) for e in self.list("events", f"--field-selector={selector}")]
 
 
 def clean_environment() -> dict[str, str]:
