@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,17 +32,17 @@ class Volumes:
     """PersistentVolumes of one test, each with its claim."""
 
     world: World
-    folder: Path
+    folder: str
+    """On the nodes."""
     made: list[str]
 
     def make(self, name: str, *, claim: dict[str, Any] | None = None, **spec: Any) -> None:
         """A volume on the node's disk, with a file in it, and a claim that is to be bound to it, but for what `claim` says."""
         volume = f"{self.world.namespace}-{name}"
-        (self.folder / name / "users" / "alice").mkdir(parents=True)
-        (self.folder / name / "readme").write_text(name)
-        (self.folder / name / "users" / "alice" / "notes").write_text("of alice")
+        self.world.ground.write(self.on_disk(name, "readme"), name)
+        self.world.ground.write(self.on_disk(name, "users/alice/notes"), "of alice")
         common = {"accessModes": ["ReadWriteOnce"], "storageClassName": volume}
-        source = {"hostPath": {"path": str(self.folder / name)}} if "local" not in spec else {}
+        source = {"hostPath": {"path": self.on_disk(name)}} if "local" not in spec else {}
         body = {**common, "capacity": {"storage": "1Gi"}, **source, **spec}
         self.made.append(volume)
         asked = {**common, "resources": {"requests": {"storage": "1Gi"}}, **(claim or {})}
@@ -52,14 +51,18 @@ class Volumes:
             {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": asked},
         )
 
-    def on_disk(self, name: str) -> Path:
-        return self.folder / name
+    def on_disk(self, name: str, file: str = "") -> str:
+        return f"{self.folder}/{name}{file and '/' + file}"
+
+    def saved(self, name: str, file: str) -> str | None:
+        """What a file of the volume says, if it is there."""
+        return self.world.ground.read(self.on_disk(name, file))
 
 
 @pytest.fixture
-def volumes(world: World, tmp_path: Path) -> Iterator[Volumes]:
+def volumes(world: World) -> Iterator[Volumes]:
     world.kubectl.apply(manifests.provider_class(f"{world.provider_class}-pvc", secret="", secret_namespace="", provider="pvc"))
-    made = Volumes(world, tmp_path, [])
+    made = Volumes(world, f"/var/tmp/{world.namespace}", [])
     try:
         yield made
     finally:
@@ -67,6 +70,7 @@ def volumes(world: World, tmp_path: Path) -> Iterator[Volumes]:
         world.kubectl.delete("pvc", "--all", "--wait=false")
         for name in made.made:
             world.kubectl.delete("pv", name, "--ignore-not-found", wait=False)
+        world.ground.erase(made.folder)
 
 
 def claim(name: str, volume_claim: str, *, sub_path: str = "", mountpoint: str = "/data", **spec: Any) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def test_a_running_pod_gains_a_volume_then_another_and_loses_it(world: World, vo
     assert world.misses(pod, "/data/readme")
     assert holders(world) == []
     assert world.restarts(pod) == 0
-    assert (volumes.on_disk("one") / "made").read_text() == "made here\n"
+    assert volumes.saved("one", "made") == "made here\n"
 
 
 def test_pods_of_a_node_share_a_holder_and_see_their_own_directory_of_the_volume(world: World, volumes: Volumes) -> None:
@@ -130,7 +134,7 @@ def test_a_volume_that_waits_for_its_first_consumer_comes(world: World, volumes:
     world.kubectl.apply({**storage_class, "provisioner": provisioner, "volumeBindingMode": mode})
     try:
         affinity = _affinity(operator="In", values=[node])
-        volumes.make("disk", local={"path": str(volumes.folder / "disk")}, nodeAffinity=affinity)
+        volumes.make("disk", local={"path": volumes.on_disk("disk")}, nodeAffinity=affinity)
         world.kubectl.apply(claim("data", "disk"))
         world.ready("data")
         assert world.read(pod, "/data/readme") == "disk"
@@ -192,14 +196,14 @@ def test_a_drain_waits_for_the_users_of_a_volume_and_for_nothing_else(world: Wor
     (holder,) = holders(world)
 
     with draining(world, "web", holder) as drain:
-        world.settles((volumes.on_disk("disk") / "told").exists, what="the pod has been told to end")
+        world.settles(lambda: volumes.saved("disk", "told") is not None, what="the pod has been told to end")
         world.settles(lambda: "deletionTimestamp" in world.kubectl.get("pod", holder)["metadata"], what="the holder, too")
         assert not drain.done()
-        (volumes.on_disk("disk") / "end").touch()
+        world.ground.write(volumes.on_disk("disk", "end"), "")
         done = drain.result()
 
     assert done.code == 0, done.said
-    assert (volumes.on_disk("disk") / "saved").read_text() == "saved\n"
+    assert volumes.saved("disk", "saved") == "saved\n"
     assert holders(world) == []
 
 
@@ -250,7 +254,7 @@ def test_what_cannot_be_shown_is_said(world: World, volumes: Volumes) -> None:
     volumes.make("unbound", claim={"storageClassName": "nobodys"})
     volumes.make("elsewhere", local={"path": "/srv"}, nodeAffinity=NOWHERE)
     volumes.make("disk")
-    (volumes.on_disk("disk") / "way-out").symlink_to("/etc")
+    world.ground.link(volumes.on_disk("disk", "way-out"), "/etc")
     (pod,) = in_pods(world)
     reasons = {
         "disk": "SubPathRefused",
@@ -268,7 +272,7 @@ def test_what_cannot_be_shown_is_said(world: World, volumes: Volumes) -> None:
     words = {"unbound": "unbound", "elsewhere": "node affinity", "disk": "symbolic link"}
     world.settles(lambda: all(word in world.condition(name, "Ready")["message"] for name, word in words.items()))
     assert world.misses(pod, "/out")
-    (volumes.on_disk("disk") / "later").mkdir()
+    world.ground.write(volumes.on_disk("disk", "later/readme"), "in it")
     world.ready("missing")
     world.kubectl.delete("dvc", "--all")
     assert holders(world) == []
@@ -277,8 +281,8 @@ def test_what_cannot_be_shown_is_said(world: World, volumes: Volumes) -> None:
 def test_what_keeps_a_volume_from_its_node_is_said_until_it_comes(world: World, volumes: Volumes) -> None:
     """In Kubernetes' own words. What its attach-detach controller says, the test says for it: that takes a driver which attaches,
     and two nodes. It says once that another node has the volume; kubelet goes on and on about what it waits for."""
-    missing = volumes.folder / "missing"
-    volumes.make("disk", hostPath={"path": str(missing), "type": "Directory"})
+    missing = volumes.on_disk("missing")
+    volumes.make("disk", hostPath={"path": missing, "type": "Directory"})
     (pod,) = in_pods(world)
     world.kubectl.apply(claim("data", "disk"))
     world.settles(lambda: entry(world, "data").get("reason") == "VolumeNotMounted")
@@ -293,7 +297,7 @@ def test_what_keeps_a_volume_from_its_node_is_said_until_it_comes(world: World, 
     assert elsewhere in world.condition("data", "Ready")["message"]
     say(world, holder, "Normal", "SuccessfulAttachVolume", "AttachVolume.Attach succeeded")
     world.settles(lambda: entry(world, "data").get("reason") == "VolumeNotMounted")
-    missing.mkdir()
+    world.ground.write(f"{missing}/readme", "there")
 
     world.ready("data", timeout=180)  # kubelet tries a mount again after up to two minutes
     assert world.kubectl.exec(pod, "ls", f"{ROOT}/data").code == 0

@@ -43,6 +43,18 @@ class AnyCluster:
     def state_files(self) -> list[str]:
         return [path for paths in self._on_nodes("state-files") for path in paths]
 
+    def write(self, path: str, text: str) -> None:
+        self._on_nodes("write", path, text)
+
+    def read(self, path: str) -> str | None:
+        return next((text for text in self._on_nodes("read", path) if text is not None), None)
+
+    def link(self, path: str, to: str) -> None:
+        self._on_nodes("link", path, to)
+
+    def erase(self, directory: str) -> None:
+        self._on_nodes("erase", directory)
+
     def findings(self, text: str) -> list[str]:
         return [place for places in self._on_nodes("findings", text.encode().hex()) for place in places]
 

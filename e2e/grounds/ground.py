@@ -72,6 +72,22 @@ class Ground(Protocol):
         """The directories of mount pods and workloads in dynvol's state directories on all nodes."""
         ...
 
+    def write(self, path: str, text: str) -> None:
+        """A file on the disk of each node, in directories that are made for it."""
+        ...
+
+    def read(self, path: str) -> str | None:
+        """What a file on a node's disk says; None where no node has it."""
+        ...
+
+    def link(self, path: str, to: str) -> None:
+        """A symbolic link on the disk of each node."""
+        ...
+
+    def erase(self, directory: str) -> None:
+        """Takes a directory with all that is in it, if there is one, off the disk of each node."""
+        ...
+
     def findings(self, text: str) -> list[str]:
         """Where a text stands on the nodes, plain or in base64: `command line of …`, `environment of …`, `memory of …`, `file …`.
         Of the files, those on disk. What the cluster itself keeps for its API is left out."""

@@ -35,6 +35,19 @@ class LocalGround:
     def state_files(self) -> list[str]:
         return [path for pid in self.machines() for path in onnode.state_files(f"/proc/{pid}/root")]
 
+    def write(self, path: str, text: str) -> None:
+        """Its nodes have the machine's disk."""
+        onnode.write(path, text)
+
+    def read(self, path: str) -> str | None:
+        return onnode.read(path)
+
+    def link(self, path: str, to: str) -> None:
+        onnode.link(path, to)
+
+    def erase(self, directory: str) -> None:
+        onnode.erase(directory)
+
     def findings(self, text: str) -> list[str]:
         processes = [pid for machine in self.machines() for pid in onnode.below(machine)]
         # Seen from outside of the nodes, where nothing is mounted: what is there is on disk.

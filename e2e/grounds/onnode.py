@@ -12,19 +12,22 @@ import ipaddress
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 STATE_DIR = "/var/lib/dynamic"
 DISK = (STATE_DIR, "/var/lib/kubelet/pods", "/var/log")
 """Where dynvol and its pods may leave something on a node's disk."""
+NODES_ROOT = "/proc/1/root"
+"""Where a pod that sees the node's processes has the node's own files."""
 _NEW_ROUTE, _DELETE_ROUTE = 24, 25
 _CLONE_NEWNET = 0x40000000
 
@@ -150,6 +153,27 @@ def _mount_pods(directory: Path) -> list[Path]:
     return [path for name in _listed(directory) for path in _listed(name)]
 
 
+def write(path: str, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+
+def read(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def link(path: str, to: str) -> None:
+    Path(path).symlink_to(to)
+
+
+def erase(directory: str) -> None:
+    if os.path.isdir(directory):
+        shutil.rmtree(directory)
+
+
 def findings(text: str, *, among: Iterable[int], folders: Iterable[str]) -> list[str]:
     """Where a text stands, plain or in base64, of all that a node keeps: one sentence for each place.
 
@@ -271,6 +295,10 @@ def main(task: str, *arguments: str) -> None:
             found = findings(bytes.fromhex(arguments[0]).decode(), among=clusters_own(), folders=DISK)
         case "state-files":
             found = state_files()
+        case "write" | "read" | "link" | "erase":
+            path, *rest = arguments
+            tasks: dict[str, Callable[..., str | None]] = {"write": write, "read": read, "link": link, "erase": erase}
+            found = tasks[task](NODES_ROOT + path, *rest)
         case "fetch":
             found = fetch(*arguments)
         case "cut-off" | "let-through":

@@ -98,3 +98,15 @@ def test_workloads_directories_are_listed_and_nothing_below_them(tmp_path: Path)
 def test_what_was_found_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     onnode.main("mounts", "/proc")
     assert '"/proc"' in capsys.readouterr().out
+
+
+def test_what_is_written_on_a_node_goes_with_its_directory_and_nothing_that_it_links_to(tmp_path: Path) -> None:
+    made, other = tmp_path / "volume", tmp_path / "other"
+    onnode.write(f"{other}/kept", "kept")
+    onnode.write(f"{made}/users/alice", "hello")
+    onnode.link(f"{made}/way-out", str(other))
+    assert onnode.read(f"{made}/users/alice") == "hello"
+    for _ in range(2):
+        onnode.erase(str(made))
+    assert onnode.read(f"{made}/users/alice") is None
+    assert onnode.read(f"{other}/kept") == "kept"
