@@ -6,7 +6,7 @@ not even that, abandoned. This module is the program that they run, and what the
 
     serve    mounts, stays until the mount is gone or it gets SIGTERM, and unmounts. It holds the file system all that time, so no
              one else's unmount is the last one
-    reach    looks whether the server takes connections
+    reach    looks whether the server answers
     sync     waits until the server has what was written
     release  unmounts what a `serve` that was killed left
 
@@ -25,6 +25,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -41,6 +42,10 @@ OURS: Final = "dynvol-"
 _FLAGS: Final = MountFlag.NOSUID | MountFlag.NODEV
 _CONNECT: Final = 10.0
 """Seconds until a server that says nothing counts as away."""
+_NULL_CALL: Final = struct.pack(">11L", 1 << 31 | 40, 1, 0, 2, 100003, 4, 0, 0, 0, 0, 0)
+"""RFC 5531: in one fragment of 40 bytes, call 1, of version 2 of RPC, for procedure 0 of NFS 4, by nobody."""
+_NULL_REPLY: Final = struct.pack(">7L", 1 << 31 | 24, 1, 1, 0, 0, 0, 0)
+"""The reply to call 1: accepted, with success."""
 _ROUNDS: Final = 5
 """How often requests that wait are made to fail: programs send further ones meanwhile."""
 _ENVIRONMENT: Final = {"LC_ALL": "C"}
@@ -173,8 +178,14 @@ def _wait(place: str, told: int) -> None:
 
 
 def _reach(server: str, port: int) -> None:
-    """Raises OSError."""
-    socket.create_connection((server, port), timeout=_CONNECT).close()
+    """Whether it answers as a server of NFS 4, to the request that asks for nothing. One that hangs takes connections, too.
+
+    Raises OSError.
+    """
+    with socket.create_connection((server, port), timeout=_CONNECT) as connection:
+        connection.sendall(_NULL_CALL)
+        if connection.recv(len(_NULL_REPLY), socket.MSG_WAITALL) != _NULL_REPLY:
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
 
 
 def _sync(path: str) -> None:

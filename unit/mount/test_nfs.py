@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,9 +182,25 @@ def _daemon(place: str, ready: Callable[[], None]) -> None:
     serve(device)
 
 
-def test_a_server_that_listens_is_reached() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        assert run("reach", "127.0.0.1", str(server.getsockname()[1])) == (0, "")
+def reach(*, answer: bytes) -> tuple[int, str]:
+    """What is said of a server that gives this answer to whatever it is sent first."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as elsewhere:
+        asked = elsewhere.submit(run, "reach", "127.0.0.1", str(server.getsockname()[1]))
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1024)
+            connection.sendall(answer)
+        return asked.result()
+
+
+def test_a_server_that_answers_is_reached() -> None:
+    accepted = b"\x80\0\0\x18" + b"\0\0\0\1" * 2 + bytes(16)
+    assert reach(answer=accepted) == (0, "")
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_one_of_another_kind_is_told_by_its_error(answer: bytes) -> None:
+    assert reach(answer=answer) == (1, "EPROTO: Protocol error\n")
 
 
 def test_one_that_does_not_is_told_by_its_error() -> None:

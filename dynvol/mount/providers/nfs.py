@@ -216,5 +216,6 @@ _MEANINGS: Final[Mapping[str, tuple[str, str]]] = {
     "ECONNREFUSED": _UNREACHABLE,
     "EHOSTUNREACH": _UNREACHABLE,
     "ENETUNREACH": _UNREACHABLE,
+    "EPROTO": ("NotNFS", "what listens at {where} does not speak NFS 4; correct the port"),
     "ETIMEDOUT": (_SILENT, "{where} does not answer; check it and firewalls on the way"),
 }

@@ -170,6 +170,7 @@ def test_a_claims_options_are_those_of_its_configuration_and_its_own() -> None:
         ("ELOOP: it leads to /exports/other\n", "PathIsLink", True),
         ("EAI: [Errno -2] Name or service not known\n", "EndpointNotFound", True),
         ("ECONNREFUSED: Connection refused\n", "EndpointUnreachable", True),
+        ("EPROTO: Protocol error\n", "NotNFS", True),
         ("ETIMEDOUT: timed out\n", "EndpointTimeout", False),
         ("EIO: Input/output error\n", "MountRefused", True),
     ],
