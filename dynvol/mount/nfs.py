@@ -27,6 +27,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -46,8 +47,12 @@ _NULL_CALL: Final = struct.pack(">11L", 1 << 31 | 40, 1, 0, 2, 100003, 4, 0, 0, 
 """RFC 5531: in one fragment of 40 bytes, call 1, of version 2 of RPC, for procedure 0 of NFS 4, by nobody."""
 _NULL_REPLY: Final = struct.pack(">7L", 1 << 31 | 24, 1, 1, 0, 0, 0, 0)
 """The reply to call 1: accepted, with success."""
-_ROUNDS: Final = 5
-"""How often requests that wait are made to fail: programs send further ones meanwhile."""
+_SHUTDOWN: Final = "/sys/fs/nfs/{}:{}/shutdown"
+"""By device. Fails all requests of a mount, also those to come (Linux 6.5)."""
+_ROUNDS: Final = 10
+_PAUSE: Final = 0.1
+"""On older kernels: how often those that wait are made to fail, and the seconds in between. Programs send further ones: whoever
+hears that a write failed still closes the file. Should that wait, nothing ends the program any more."""
 _ENVIRONMENT: Final = {"LC_ALL": "C"}
 
 
@@ -71,14 +76,15 @@ def served(place: str, *, source: str, server: str, port: int, read_only: bool, 
     return command("serve", FSTYPE, source, place, mode, server, str(port), *options)
 
 
-def take_away(path: str, *, patience: float = 3.0) -> bool:
-    """Unmount what has no `serve` any more. In a thread; takes at most twice `patience` seconds. False if it hangs all the same.
+def take_away(path: str, *, patience: float = 5.0) -> bool:
+    """Unmount what has no `serve` any more. In a thread; takes at most twice `patience` seconds. False if it is there all the same.
 
     1. What is in memory goes to the server. 2. If that does not answer, all that waits for it fails: what it was not sent is lost,
     which programs that still have the file open are told. 3. The mount goes lazily.
     """
     answered = _run(command("sync", path), within=patience)
-    return _run(command("release", path, "gently" if answered else "by force"), within=patience)
+    _run(command("release", path, "gently" if answered else "by force"), within=patience)
+    return mountinfo.read().at(path) is None
 
 
 def _run(argv: Sequence[str], *, within: float) -> bool:
@@ -115,8 +121,11 @@ def _serve(fstype: str, source: str, place: str, read_only: bool, server: str, p
     _mount(place, fstype=fstype, source=source, flags=flags, candidates=_candidates(server, port, options))
     _refuse_detours(place, source)
     told = _told_by_sigterm()
-    os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # until the end of the process
+    held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     _wait(place, told)
+    # Whoever lets go last waits for the server, if only to end a session of NFS 4.1. In a call that can be killed, at the end of a
+    # process no more.
+    os.close(held)
     with contextlib.suppress(NotMounted):
         syscalls.unmount(place, lazily=True)
 
@@ -199,12 +208,36 @@ def _sync(path: str) -> None:
 
 
 def _release(path: str, *, forcibly: bool) -> None:
-    with contextlib.suppress(NotMounted):
-        for _ in range(_ROUNDS if forcibly else 0):
-            # Busy or not: what waits for the server has failed by then.
+    with contextlib.suppress(NotMounted, FileNotFoundError):
+        if forcibly:
+            _fail_requests(path)
+        syscalls.unmount(path, lazily=True, forcibly=forcibly)
+
+
+def _fail_requests(path: str) -> None:
+    """Those that wait for the server, and those that programs send next."""
+    # What is opened for its path alone asks no server. It keeps the first of the calls below from being the last.
+    held = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(0 if _shut_down(path) else _ROUNDS):
             with contextlib.suppress(MountBusy):
                 syscalls.unmount(path, forcibly=True)
-        syscalls.unmount(path, lazily=True, forcibly=forcibly)
+            time.sleep(_PAUSE)
+    finally:
+        os.close(held)
+
+
+def _shut_down(path: str) -> bool:
+    """Whether the kernel can, and does, fail all requests of a mount from now on."""
+    mount = mountinfo.read().at(path)
+    if mount is None:
+        return False
+    try:
+        with open(_SHUTDOWN.format(*mount.device), "w") as switch:
+            switch.write("1")
+    except OSError:
+        return False
+    return True
 
 
 def main(argv: Sequence[str]) -> int:

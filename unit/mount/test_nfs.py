@@ -169,7 +169,7 @@ def test_what_hangs_is_taken_away_by_force_and_who_waits_is_told(place: str) -> 
     os.waitpid(daemon, os.WUNTRACED)
     with subprocess.Popen(["cat", f"{place}/hello"], env={}, stderr=subprocess.PIPE, text=True) as reader:
         with at_most(20):
-            assert nfs.take_away(place, patience=1)
+            assert nfs.take_away(place, patience=4)
         assert reader.wait(timeout=20) == 1, "whoever waited is told"
     assert mountinfo.read().at(place) is None
     os.kill(daemon, signal.SIGKILL)
