@@ -96,8 +96,16 @@ class NFSServer:
             self._running.wait()
             self._running = None
 
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Inside, it accepts connections and answers nothing, but between `resume` and `pause`."""
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
     def pause(self) -> None:
-        """From now on it accepts connections and answers nothing."""
         assert self._running is not None
         self._running.send_signal(signal.SIGSTOP)
 
@@ -113,8 +121,6 @@ def nfs_server(playground: str, *, minors: tuple[int, ...] = (0, 1, 2), listens:
     try:
         yield server
     finally:
-        with contextlib.suppress(AssertionError):
-            server.resume()
         for mount in reversed(mountinfo.read().mounts):
             if mount.is_nfs and mount.path.startswith(playground):
                 with contextlib.suppress(MountError):

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -25,6 +26,8 @@ from dynvol.mounter.stage import Stage
 from dynvol.mounter.tools import Timing, Tools
 
 from .storage import ACCESS_KEY, SECRET_KEY, Storage
+
+T = TypeVar("T")
 
 POD = "11111111-2222-3333-4444-555555555555"
 QUICK = Timing(
@@ -181,8 +184,8 @@ async def engine(
     assert not [m for m in mountinfo.read() if m.source.startswith("dynvol-")], "a mount is left"
 
 
-async def in_thread(function: Callable[[], object]) -> object:
-    """What asks a FUSE file system must not be on the loop that supervises it."""
+async def in_thread(function: Callable[[], T]) -> T:
+    """What asks a file system must not be on the loop that supervises its client."""
     return await asyncio.to_thread(function)
 
 
