@@ -239,8 +239,14 @@ class ExternalVolumeController:
         claim = self._view.claims.store.get(mount.claim)
         if claim is None or claim.metadata.uid != mount.claim_uid:
             raise Superseded(f"claim {mount.claim} went")
-        await add_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER)
-        await self._reporter.announce(claim, pod_uid=mount.pod_uid)
+        # Neither write is tied to the claim's version, and nothing is told to the mount pod before both are through.
+        outcomes = await asyncio.gather(
+            add_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER),
+            self._reporter.announce(claim, pod_uid=mount.pod_uid),
+            return_exceptions=True,
+        )
+        for refused in filter(None, outcomes):
+            raise refused
 
     # --- A mount pod where there is none
 
