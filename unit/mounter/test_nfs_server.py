@@ -61,7 +61,7 @@ def options(hand: Hand) -> set[str]:
     return set(shown.super_options.split(","))
 
 
-@pytest.mark.parametrize("version", ["4.0", "4.1", "4.2"])
+@pytest.mark.parametrize("version", ["4.0", "4.1"])
 def test_what_is_written_through_it_is_on_the_server(playground: str, version: str) -> None:
     async def scene(server: NFSServer, home: Path) -> None:
         mount = wanted(server, version=version)
@@ -78,14 +78,23 @@ def test_what_is_written_through_it_is_on_the_server(playground: str, version: s
         asyncio.run(scene(server, home))
 
 
-def test_the_newest_version_that_both_speak_is_taken(playground: str) -> None:
+@pytest.mark.parametrize(("minors", "asked", "taken"), [((0, 1, 2), "", "4.1"), ((0,), "", "4.0"), ((0, 1, 2), "4.2", "4.2")])
+def test_the_newest_version_that_is_to_be_trusted_is_taken_unless_one_is_named(
+    playground: str, minors: tuple[int, ...], asked: str, taken: str
+) -> None:
     async def scene(server: NFSServer) -> None:
         async with engine(prepare(playground)) as hand:
-            await hand.mounted(wanted(server))
-            assert "vers=4.1" in options(hand)
-            hand.engine.set_wanted([wanted(server, version="4.2", spec="2")])
-            (report,) = await hand.until(lambda found: found[0].phase is Phase.FAILED)
-            assert report.reason == "VersionNotSupported"
+            await hand.mounted(wanted(server, version=asked))
+            assert f"vers={taken}" in options(hand)
+
+    with serving(playground, minors=minors) as (server, _):
+        asyncio.run(scene(server))
+
+
+def test_a_version_that_the_server_does_not_speak_is_told_by_its_reason(playground: str) -> None:
+    async def scene(server: NFSServer) -> None:
+        async with engine(prepare(playground)) as hand:
+            assert (await hand.failed(wanted(server, version="4.2"))).reason == "VersionNotSupported"
 
     with serving(playground, minors=(0, 1)) as (server, _):
         asyncio.run(scene(server))
