@@ -28,6 +28,8 @@ DISK = (STATE_DIR, "/var/lib/kubelet/pods", "/var/log")
 """Where dynvol and its pods may leave something on a node's disk."""
 NODES_ROOT = "/proc/1/root"
 """Where a pod that sees the node's processes has the node's own files."""
+_API = ("etcd", "kube-apiserver", "kube-controller-manager")
+"""How the programs of a control plane that have all Secrets are called."""
 _NEW_ROUTE, _DELETE_ROUTE = 24, 25
 _CLONE_NEWNET = 0x40000000
 
@@ -48,8 +50,10 @@ def everything() -> list[int]:
 
 
 def clusters_own() -> list[int]:
-    """The processes of pods, and kubelet. What else a node runs, this suite or its S3 server perhaps, is none of the cluster's."""
-    return [pid for pid in everything() if "kubepods" in _text(pid, "cgroup") or "kubelet" in command(pid).partition(" ")[0]]
+    """The processes of pods, and kubelet. What else a node runs, this suite or its S3 server perhaps, is none of the cluster's; and a
+    control plane that runs in pods has every Secret, as it must."""
+    own = (pid for pid in everything() if "kubepods" in _text(pid, "cgroup") or _program(pid) == "kubelet")
+    return [pid for pid in own if not _program(pid).startswith(_API)]
 
 
 def below(pid: int) -> Iterator[int]:
@@ -264,6 +268,10 @@ def _parent(pid: int) -> int:
 def command(pid: int) -> str:
     """Its arguments, joined by blanks; empty for one that has ended."""
     return _text(pid, "cmdline").replace("\0", " ")
+
+
+def _program(pid: int) -> str:
+    return command(pid).partition(" ")[0].rpartition("/")[2]
 
 
 def _environment(pid: int) -> dict[str, str]:
