@@ -50,8 +50,8 @@ def everything() -> list[int]:
 
 
 def clusters_own() -> list[int]:
-    """The processes of pods, and kubelet. What else a node runs, this suite or its S3 server perhaps, is none of the cluster's; and a
-    control plane that runs in pods has every Secret, as it must."""
+    """The processes of pods, and kubelet. What else a node runs, this suite or its S3 server perhaps, is none of the cluster's; and
+    a control plane that runs in pods has every Secret, as it must."""
     own = (pid for pid in everything() if "kubepods" in _text(pid, "cgroup") or _program(pid) == "kubelet")
     return [pid for pid in own if not _program(pid).startswith(_API)]
 
