@@ -210,6 +210,7 @@ def _first_of_prepared(bed: Bed) -> float:
     parameter = {"spec": {"parameters": {names.MOUNT_POD_PARAMETER: names.PREPARED}}}
     bed.until_released()
     bed.api(bed.client.merge_patch(CLASSES, bed.mounter, parameter))
+    until(lambda: not bed._misses(PODS, bed.workload.mount_pod, SYSTEM))
     bed.ground.kubectl.within(SYSTEM).wait(f"pod/{bed.workload.mount_pod}", condition="condition=Ready")
     asked = bed.claim("first")
     came = bed.sight.readable(bed.inside("first"))
