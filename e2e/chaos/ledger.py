@@ -82,7 +82,8 @@ class Ledger:
             case "failed":
                 self.failed[line.word] = self.failed.get(line.word, 0) + 1
             case "wrong":
-                self.wrong.append(f"{pod} read other bytes than it had written from {line.mount}/{line.key}")
+                found = line.word.partition(":")[2]
+                self.wrong.append(f"{pod} read {found} from {line.mount}/{line.key} after writing #{line.number} at {line.seconds}")
 
     def lost(self, digests: Mapping[str, str], *, before: float = math.inf) -> Sequence[str]:
         """The files that were closed without an error before `before`, and are not, byte for byte, in a bucket. `digests`: key →

@@ -12,7 +12,7 @@ What it did is written outside of all mounts, one line each, in a single write(2
     try     a file is about to be written; from here on it may be in the bucket, in part
     done    it was closed without an error: from here on it must be in the bucket, in whole
     failed  it was not; what is in the bucket is undefined
-    wrong   it was read back, and other bytes came
+    wrong   it was read back, and other bytes came: how many, and the first and the last line, as which writing they are known
     unread  it could not be read back
 """
 
@@ -63,7 +63,8 @@ class Mount:
             return
         self.note("done", f"{key}#{number}", size)
         try:
-            word = "read" if self.get(key) == content else "wrong"
+            found = self.get(key)
+            word = "read" if found == content else f"wrong:{told(found)}"
         except OSError as error:
             word = f"unread:{errno.errorcode.get(error.errno or 0, '?')}"
         if word != "read":
@@ -89,6 +90,12 @@ class Mount:
     def list(self) -> None:
         with contextlib.suppress(OSError):
             os.listdir(self.path)
+
+
+def told(found: bytes) -> str:
+    """In one word."""
+    lines = found.decode(errors="replace").split("\n")
+    return f"{len(found)}:{lines[0]}:{lines[-2] if len(lines) > 1 else ''}".replace(" ", "_")
 
 
 def follow(mount: Mount, pause: float) -> None:
