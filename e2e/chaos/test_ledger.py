@@ -77,8 +77,8 @@ def test_what_is_proven_is_forgotten_but_for_a_sample(ledger: Ledger) -> None:
 
 
 def test_bytes_that_came_back_wrong_are_remembered(ledger: Ledger) -> None:
-    say(ledger, "1 try /m a#1 10", "2 done /m a#1 10", "3 wrong /m a#1 10")
-    assert ledger.wrong == ["pod read other bytes than it had written from /m/a"]
+    say(ledger, "1 try /m a#1 10", "2 done /m a#1 10", "3 wrong:5:a#0:a#0 /m a#1 10")
+    assert ledger.wrong == ["pod read 5:a#0:a#0 from /m/a after writing #1 at 3.0"]
 
 
 def test_a_line_that_is_only_half_written_is_read_when_it_is_whole(ledger: Ledger, tmp_path: Path) -> None:
