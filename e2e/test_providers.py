@@ -33,6 +33,17 @@ def in_files(world: World, server: str, path: str) -> dict[str, Any]:
     return {"apiVersion": manifests.API, "kind": "DynamicVolumeClaim", "metadata": {"name": "data"}, "spec": spec}
 
 
+def comes_and_goes(world: World, pod: str, claim: dict[str, Any]) -> None:
+    """What is there is read, something is `made`, and it is gone again; the pod runs on."""
+    world.kubectl.apply(claim)
+    world.ready("data")
+    assert world.read(pod, "/data/readme") == "hello"
+    world.kubectl.exec(pod, "sh", "-c", f"echo made here > {manifests.ROOT}/data/made")
+    world.kubectl.delete("dvc", "data")
+    assert world.misses(pod, "/data/readme")
+    assert world.restarts(pod) == 0
+
+
 def test_what_rclone_knows_is_brought_into_a_running_pod_and_taken_away(world: World) -> None:
     """Here a bucket, since every ground has a store; WebDAV and SFTP differ in their options only."""
     bucket = world.bucket(readme="hello")
@@ -59,14 +70,7 @@ def test_what_rclone_knows_is_brought_into_a_running_pod_and_taken_away(world: W
     }
     claim = {"apiVersion": manifests.API, "kind": "DynamicVolumeClaim", "metadata": {"name": "data"}, "spec": spec}
 
-    world.kubectl.apply(claim)
-    world.ready("data")
-    assert world.read(pod, "/data/readme") == "hello"
-    world.kubectl.exec(pod, "sh", "-c", f"echo made here > {manifests.ROOT}/data/made")
-    world.kubectl.delete("dvc", "data")
-
-    assert world.misses(pod, "/data/readme")
-    assert world.restarts(pod) == 0
+    comes_and_goes(world, pod, claim)
     assert world.store.read(bucket, "made") == "made here\n"
 
 
@@ -107,12 +111,5 @@ def test_a_directory_of_an_nfs_server_is_brought_into_a_running_pod_and_taken_aw
     claim = in_files(world, files.address, "/home")
     (pod,) = world.in_class(f"{world.provider_class}-nfs").deploy()
 
-    world.kubectl.apply(claim)
-    world.ready("data")
-    assert world.read(pod, "/data/readme") == "hello"
-    world.kubectl.exec(pod, "sh", "-c", f"echo made here > {manifests.ROOT}/data/made")
-    world.kubectl.delete("dvc", "data")
-
-    assert world.misses(pod, "/data/readme")
-    assert world.restarts(pod) == 0
+    comes_and_goes(world, pod, claim)
     assert (files.root / "home/made").read_text() == "made here\n"

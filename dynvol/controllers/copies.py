@@ -87,4 +87,5 @@ class SecretCopies:
 
 
 def _does_well(mount_pod: Pod) -> bool:
-    return container_runs(mount_pod) and all(report.phase == Phase.MOUNTED for report in reported(mount_pod))
+    """It has nothing to say of its mounts, such as that they are not with the keys that it finds in its copy."""
+    return container_runs(mount_pod) and all((r.phase, r.reason) == (Phase.MOUNTED, "") for r in reported(mount_pod))

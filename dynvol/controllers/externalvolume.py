@@ -239,13 +239,13 @@ class ExternalVolumeController:
         claim = self._view.claims.store.get(mount.claim)
         if claim is None or claim.metadata.uid != mount.claim_uid:
             raise Superseded(f"claim {mount.claim} went")
+        announcing = self._reporter.announce(claim, pod_uid=mount.pod_uid)
+        if names.CLAIM_FINALIZER in claim.metadata.finalizers:
+            await announcing
+            return
         # Neither write is tied to the claim's version, and nothing is told to the mount pod before both are through.
-        outcomes = await asyncio.gather(
-            add_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER),
-            self._reporter.announce(claim, pod_uid=mount.pod_uid),
-            return_exceptions=True,
-        )
-        for refused in filter(None, outcomes):
+        held = add_finalizer(self._client, CLAIMS, claim, names.CLAIM_FINALIZER)
+        if refused := next(filter(None, await asyncio.gather(held, announcing, return_exceptions=True)), None):
             raise refused
 
     # --- A mount pod where there is none

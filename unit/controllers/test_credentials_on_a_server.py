@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import PurePosixPath
 
+import msgspec
 import pytest
 
 from dynvol.api import names
 from dynvol.api.claim import PodMount
-from dynvol.api.mounts import Phase, own_secret_prefix
-from dynvol.api.resources import CLASSES, SECRETS
+from dynvol.api.mounts import Phase, encode, own_secret_prefix
+from dynvol.api.resources import CLASSES, PODS, SECRETS
 from dynvol.controllers import copies, credentials, externalvolume, providerclass
-from dynvol.controllers.view import told
+from dynvol.controllers.view import reported, told
 from dynvol.mount.caches import Leftover
 
 from .node_played import STATE
@@ -82,8 +83,9 @@ async def test_the_secret_of_a_class_is_looked_at_by_the_leader_and_read_by_othe
         assert await reads_while(world, process, leader) == 0
 
 
+@pytest.mark.parametrize("sign", ["its container ended", "it does not mount with the keys that it has"])
 async def test_a_copy_that_is_removed_is_made_again_when_its_mount_pod_does_not_do_well(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, sign: str
 ) -> None:
     monkeypatch.setattr(copies, "REWRITE", 0.0)
     await world.add_class()
@@ -94,7 +96,13 @@ async def test_a_copy_that_is_removed_is_made_again_when_its_mount_pod_does_not_
         mount_pod = world.mount_pod()
         assert mount_pod is not None
         await world.admin.delete(SECRETS, mount_pod.metadata.name, namespace=world.driver)
-        await world.mounters.say(mount_pod, {"containerStatuses": []})
+        world.mounters.deaf = True
+        if sign == "its container ended":
+            await world.mounters.say(mount_pod, {"containerStatuses": []})
+        else:
+            pending = [msgspec.structs.replace(report, reason="CredentialsPending") for report in reported(mount_pod)]
+            body = {"metadata": {"annotations": {names.REPORT_ANNOTATION: encode(pending)}}}
+            await world.admin.merge_patch(PODS, mount_pod.metadata.name, body, namespace=world.driver)
         await world.until(lambda: world.copied().get(names.ACCESS_KEY) == "k")
 
 

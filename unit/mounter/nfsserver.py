@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 from dynvol.mount import mountinfo, syscalls
 from dynvol.mount.errors import MountError
 
-from .storage import free_port, wait_for
+from .storage import Server, free_port, wait_for
 
 _PROGRAM: Final = "ganesha.nfsd"
 _LEASE: Final = 10
@@ -52,16 +51,16 @@ with_client: Final = pytest.mark.skipif(not _client, reason="this kernel has no 
 with_server: Final = pytest.mark.skipif(not shutil.which(_PROGRAM), reason=f"no {_PROGRAM} (Debian: nfs-ganesha, nfs-ganesha-vfs)")
 
 
-class NFSServer:
+class NFSServer(Server):
     """It exports directories of `root` by their name. `minors` are the versions 4.x that it speaks."""
 
     def __init__(self, root: Path, *, minors: tuple[int, ...], listens: str) -> None:
+        super().__init__()
         self.root = root
         self.port = free_port()
         self._minors = minors
         self._listens = listens
         self._exports: list[str] = []
-        self._running: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
@@ -86,15 +85,8 @@ class NFSServer:
         configuration = state / "ganesha.conf"
         configuration.write_text(text + "".join(self._exports))
         argv = [_PROGRAM, "-F", "-f", str(configuration), "-L", str(state / "log"), "-p", str(state / "pid")]
-        self._running = subprocess.Popen(argv, env={"PATH": "/usr/bin:/usr/sbin"}, stdin=subprocess.DEVNULL)
-        wait_for(self.port, self._running, host=self._listens)
-
-    def down(self) -> None:
-        """As in a crash. From now on connections are refused."""
-        if self._running is not None:
-            self._running.kill()
-            self._running.wait()
-            self._running = None
+        self._process = subprocess.Popen(argv, env={"PATH": "/usr/bin:/usr/sbin"}, stdin=subprocess.DEVNULL)
+        wait_for(self.port, self._process, host=self._listens)
 
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
@@ -104,14 +96,6 @@ class NFSServer:
             yield
         finally:
             self.resume()
-
-    def pause(self) -> None:
-        assert self._running is not None
-        self._running.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self._running is not None
-        self._running.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -37,14 +37,37 @@ Key = tuple[str, str]
 OWN_KEY: Key = (ACCESS_KEY, SECRET_KEY)
 
 
-class Storage:
+class Server:
+    """A process that serves while it is up."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def down(self) -> None:
+        """As in a crash. From now on connections are refused."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """From now on it accepts connections and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+class Storage(Server):
     """Buckets are directories, objects are files. It has a server while it is `up`."""
 
     def __init__(self, directory: Path, *, authority: Authority | None = None) -> None:
+        super().__init__()
         self.directory = directory
         self.port = free_port()
         self._authority = authority
-        self._server: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -67,23 +90,7 @@ class Storage:
 
     def _up(self, *keys: str) -> None:
         self.down()
-        self._server = _start("s3", self.directory, self.port, *keys, *_certified(self._authority))
-
-    def down(self) -> None:
-        """From now on connections are refused."""
-        if self._server is not None:
-            self._server.kill()
-            self._server.wait()
-            self._server = None
-
-    def pause(self) -> None:
-        """From now on it accepts connections and answers nothing."""
-        assert self._server is not None
-        self._server.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self._server is not None
-        self._server.send_signal(signal.SIGCONT)
+        self._process = _start("s3", self.directory, self.port, *keys, *_certified(self._authority))
 
 
 @contextlib.contextmanager
