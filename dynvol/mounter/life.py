@@ -164,6 +164,19 @@ class Life:
             f"cache {self.place.cache}", caches.in_use, self.place.cache, pid=self.child.pid
         )
 
+    def hold(self) -> None:
+        """Let no one have an answer until `go_on`. Who asks meanwhile waits, and can be killed. The kernel cannot be held."""
+        if not self.in_kernel:
+            self.child.signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.child.signal(signal.SIGCONT)
+
+    def forget(self) -> None:
+        """Have the program look anew at what it knows of the storage's directories, if it can."""
+        if self._command.forgets_on is not None:
+            self.child.signal(self._command.forgets_on)
+
     def stop(self) -> None:
         """Ask the program to end. Unlike `end` this does not wait, and keeps what it said."""
         self.child.signal(signal.SIGTERM)
@@ -195,6 +208,7 @@ class Life:
         self.device = None
         try:
             if self._child is not None:
+                self.go_on()
                 await asyncio.shield(self._kill(self._child))
         finally:
             self._tools.memory.give_back(self.mount.source, self.number)

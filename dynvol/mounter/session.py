@@ -22,11 +22,10 @@ import msgspec
 from dynvol.api.mounts import UNFLUSHED, WantedMount
 from dynvol.mount import caches, providers
 from dynvol.mount.errors import MountProblem
-from dynvol.mount.mountinfo import MountTable
 from dynvol.mount.providers.contract import DISK_FULL, Client, Credentials, Finding, Place, Unusable
 from dynvol.observe import logs
 
-from . import findings, flush
+from . import findings, flush, handover
 from .decide import SessionView, State
 from .life import Life
 from .look import Cannot, diagnose
@@ -260,7 +259,7 @@ class Session:
         try:
             successor = await self._watch_over(life)
             if successor is not None:
-                task = tasks.create_task(self._retire(life), name=f"retire {life.place.mountpoint}")
+                task = tasks.create_task(self._retire(life, successor), name=f"retire {life.place.mountpoint}")
                 self._retiring[life.number] = task
                 task.add_done_callback(lambda _: self._retiring.pop(life.number))
             elif not life.alive and not self._stop.done():
@@ -350,6 +349,7 @@ class Session:
         1. The storage must accept the new credentials; until it does, the earlier ones are used. 2. All that was written must be in
         the storage, for the successor would not see it. While the earlier credentials work, that is waited for. When they no longer
         do, nothing but an end helps: the next client finds the cache, and the files that are open fail. 3. The successor comes up.
+        4. What was written meanwhile is waited for too. Then the successor is held, until `_retire` lets it go.
         """
         self._refreshed = _future()
         try:
@@ -375,6 +375,11 @@ class Session:
         successor = Life(self.on_record, client, credentials, life.number + 1, self._tools)
         if not await self._begin(successor, slowly=lambda _: None, failed=self._not_yet):
             return None
+        if count := await self._wait_for_calm(life):
+            await successor.end()
+            self._not_yet(findings.uploading(count))
+            return None
+        successor.hold()
         self._refusals = 0
         _log.info("serving with other credentials", source=self.mount.source, pid=successor.child.pid)
         return successor
@@ -401,20 +406,24 @@ class Session:
         finding = await life.diagnose()
         return finding is None or not finding.lasting
 
-    async def _retire(self, life: Life) -> None:
+    async def _retire(self, life: Life, successor: Life) -> None:
         """Let go of a client whose successor serves: once it shows nowhere, and its files are closed. What was written through
         these is uploaded by another one, should it not be by then."""
+        hidden = asyncio.ensure_future(handover.until_hidden(life, self._tools))
         try:
-            shown = asyncio.ensure_future(self._tools.watcher.wait_for(lambda table: not self._shows(table, life)))
             try:
-                await first(shown, life.child.exited, self._stop)
+                await handover.settle(life, self._tools, hidden=hidden, unless=self._stop)
             finally:
-                shown.cancel()
+                successor.go_on()
+            await first(hidden, life.child.exited, self._stop)
             await self._retire_now(life)
         except (OSError, MountProblem):
             _log.exception("a client that has a successor cannot be taken down; its cache stays", source=self.mount.source)
         finally:
+            hidden.cancel()
             await life.end()
+            if self._life is not None:
+                self._life.forget()
 
     async def _retire_now(self, life: Life) -> None:
         timing = self._tools.timing
@@ -426,10 +435,6 @@ class Session:
         await life.end()
         while not self._stop.done() and not await self._bring_home(life.number):
             pass
-
-    def _shows(self, table: MountTable, life: Life) -> bool:
-        below = f"{self._tools.stage.root}/"
-        return any(mount.device == life.device and mount.path.startswith(below) for mount in table)
 
     # --- the end of a client
 

@@ -37,6 +37,10 @@ class Timing(msgspec.Struct, frozen=True):
     """How long a plain unmount is tried before files that are open make it a lazy one."""
     linger: float = 30.0
     """How long files that are open hold a client that is no longer wanted."""
+    settle: float = 5.0
+    """How long programs wait for a successor while the client before it uploads what they have just closed."""
+    settle_open: float = 0.5
+    """How long while it has files open, and nothing to upload."""
     retire: float = 600.0
     """How long files that are open hold a client that a successor with other credentials took the place of."""
     leave: float = 5.0

@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -36,6 +37,7 @@ from e2e.cluster.processes import Process, spawn, start_time
 log = logging.getLogger(__name__)
 
 APISERVER, CONTROLLERS, GUARD, ETCD, DISKS = "apiserver", "controllers", "guard", "etcd", "disks"
+_LARGEST = 8  # nodes of a cluster
 START_LIMIT = 60.0  # seconds for a part to come up
 PROJECT = Path(__file__).resolve().parents[2]
 NO_IMAGES: Mapping[str, str] = {}
@@ -47,13 +49,14 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a state folder was made with. `second` is the second byte of all the cluster's addresses: 127.`second`.0.0.
+    """What a state folder was made with. The first node's network is 127.`second`.`third`.0/24, the next ones' follow.
 
     `etcd_port` is 0 unless the API server is a real one. `images` are names of images and their entrypoints, beside `dynvol`.
     """
 
     port: int
     second: int
+    third: int
     etcd_port: int
     etcd_peer_port: int
     nodes: tuple[str, ...]
@@ -206,9 +209,11 @@ class LocalCluster:
         if self._real and real.programs() is None:
             raise ClusterError(real.MISSING)
         port, etcd_port, etcd_peer_port = free_ports(3)
+        second, third = _free_network(self.state, nodes=len(self._wanted_nodes))
         settings = Settings(
             port=port,
-            second=_free_network(self.state),
+            second=second,
+            third=third,
             etcd_port=etcd_port if self._real else 0,
             etcd_peer_port=etcd_peer_port if self._real else 0,
             nodes=self._wanted_nodes,
@@ -224,19 +229,29 @@ class LocalCluster:
 
     async def wait_ready(self) -> None:
         """Until each node's kubelet has said Ready since the call."""
-        async with asyncio.timeout(START_LIMIT), self.api() as api:
-            for node in self.nodes:
-                while not await _is_ready(api, node):
-                    self._complain_if_dead(node)
+        waiting = list(self.nodes)
+        try:
+            async with asyncio.timeout(START_LIMIT), self.api() as api:
+                while waiting:
+                    if await _is_ready(api, waiting[0]):
+                        del waiting[0]
+                        continue
+                    self._complain_if_dead(waiting[0])
                     await asyncio.sleep(0.05)
+        except TimeoutError:
+            said = "\n".join(self._last_words(f"kubelet/{node}") for node in waiting)
+            raise ClusterError(f"not ready within {START_LIMIT:.0f} s: {', '.join(waiting)}\n{said}") from None
 
     def _complain_if_dead(self, part: str) -> None:
         if not self._runs(part):
             raise ClusterError(f"{part} ended while starting:\n{self._last_words(part)}")
 
     def _last_words(self, part: str) -> str:
+        log = self.state / "run" / f"{part}.log"
+        if part.startswith("kubelet/"):
+            log = self.node_directory(part.removeprefix("kubelet/")) / "kubelet.log"
         try:
-            return (self.state / "run" / f"{part}.log").read_text()[-2000:]
+            return log.read_text()[-2000:]
         except OSError:
             return "(it left no log)"
 
@@ -356,9 +371,9 @@ class LocalCluster:
 
     def _kubelet_command(self, node: str) -> list[str]:
         settings = self.settings
-        index = settings.nodes.index(node) + 1
-        network = f"127.{settings.second}.{index}.0/24"
-        address = f"127.{settings.second}.{index}.1"
+        third = settings.third + settings.nodes.index(node)
+        network = f"127.{settings.second}.{third}.0/24"
+        address = f"127.{settings.second}.{third}.1"
         kubeconfig = pki.kubeconfig(self.state, user=f"system:node:{node}", groups=["system:nodes"])
         serving = pki.sign_server(self.state, f"kubelet-{node}", names=[node], addresses=[address])
         return [
@@ -433,17 +448,20 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def _free_network(state: Path) -> int:
-    """A second byte that no other cluster on this machine uses: its first node would hold the kubelet's port."""
-    first = 16 + hashlib.sha256(str(state).encode()).digest()[0] % 200
-    for step in range(200):
-        second = 16 + (first - 16 + step) % 200
+def _free_network(state: Path, *, nodes: int) -> tuple[int, int]:
+    """Where the addresses of a cluster's nodes begin, with nothing on the kubelet's port: the second and the third byte. There are
+    thousands of places to begin at, since a cluster that starts at the same moment holds no port yet either."""
+    if nodes > _LARGEST:
+        raise ClusterError(f"a local cluster has at most {_LARGEST} nodes")
+    places = [(second, third) for second in range(16, 216) for third in range(1, 240 - _LARGEST, _LARGEST)]
+    random.Random(str(state)).shuffle(places)
+    for second, third in places:
         with socket.socket() as probe:
             try:
-                probe.bind((f"127.{second}.1.1", 10250))
+                probe.bind((f"127.{second}.{third}.1", 10250))
             except OSError:
                 continue
-            return second
+            return second, third
     raise ClusterError("no free loopback network is left")
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +17,8 @@ import pytest
 from dynvol.api import names
 from dynvol.api.mounts import MountReport, Phase
 from dynvol.mount import mountinfo, propagation
+from dynvol.mounter.decide import Show
+from dynvol.mounter.engine import Engine
 from dynvol.mounter.secretwatch import watching
 
 from .stagehand import QUICK, Hand, engine, in_thread, prepare, wanted
@@ -48,8 +53,7 @@ async def rotate(hand: Hand, key: Key = OTHER_KEY) -> None:
 
     def swap() -> None:
         place = Path(hand.stage.credentials)
-        fresh = place / f"..{key[0]}"
-        fresh.mkdir()
+        fresh = Path(tempfile.mkdtemp(prefix="..", dir=place))
         for name, value in zip((names.ACCESS_KEY, names.SECRET_KEY), key, strict=True):
             (fresh / name).write_text(value)
         (place / "..data_tmp").symlink_to(fresh.name)
@@ -82,6 +86,68 @@ def keep_looking(path: Path, failures: list[str]) -> None:
         except (OSError, AssertionError) as error:
             failures.append(repr(error))
             return
+
+
+def keep_writing(path: Path, cue: threading.Event, failures: list[str]) -> None:
+    """On each cue, or now and then without, writes a file anew, and a new file, closes them and reads them back."""
+    number = 0
+    while "stop" not in failures:
+        cue.wait(0.3)
+        number += 1
+        for file in (path, path.with_name(f"{path.name}-{number}")):
+            try:
+                file.write_text(f"writing {number}\n")
+                for _ in range(20):
+                    found = file.read_text()
+                    assert found == f"writing {number}\n", found
+                    time.sleep(0.005)
+            except (OSError, AssertionError) as error:
+                failures.append(f"{file.name} after writing {number}: {error!r}")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_is_closed_while_a_successor_comes_up_is_read_through_it(playground: str, client: str) -> None:
+    rotate_under_writing(playground, client, due=lambda hand: len(clients(hand)) == 2)
+
+
+def test_what_is_closed_in_the_moment_of_the_exchange_is_read_after_it(playground: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That moment is made longer than it is, and shorter than rclone's upload takes."""
+
+    def late(engine: Engine, action: Show, device: tuple[int, int], private: str) -> None:
+        time.sleep(0.1)
+        show(engine, action, device, private)
+
+    show = Engine._show_now
+    monkeypatch.setattr(Engine, "_show_now", late)
+    rotate_under_writing(playground, "rclone", due=has_other_client_than_shows)
+
+
+def has_other_client_than_shows(hand: Hand) -> bool:
+    (session,) = hand.engine._sessions.values()
+    return session.view.device not in devices(hand)
+
+
+def rotate_under_writing(playground: str, client: str, *, due: Callable[[Hand], bool]) -> None:
+    """A program writes when it is `due`, each time that the credentials change."""
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        mount = wanted(storage, mounter=client)
+        await hand.mounted(mount)
+        cue, failures = threading.Event(), list[str]()
+        program = asyncio.create_task(asyncio.to_thread(keep_writing, hand.shown() / "latest", cue, failures))
+        for key in (OTHER_KEY, OWN_KEY) * 2:
+            before = devices(hand)
+            await rotate(hand, key)
+            await hand.until_true(lambda: due(hand))
+            cue.set()
+            cue.clear()
+            await replaced(hand, before)
+            await hand.until_true(lambda: len(clients(hand)) == 1)
+        failures.append("stop")
+        await program
+        assert failures == ["stop"]
+
+    play(playground, story)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -117,6 +183,26 @@ def test_what_is_open_stays_open_and_what_is_written_to_it_arrives(playground: s
         await in_thread(reading.close)
         await hand.until_true(lambda: len(clients(hand)) == 1)
         await hand.until_true(lambda: os.listdir(f"{hand.stage.cache}/{wanted(storage).source}") == ["1"])
+
+    play(playground, story)
+
+
+def test_what_was_open_all_the_while_is_read_through_the_successor_once_it_is_in_the_storage(playground: str) -> None:
+    """Though that had listed the directory before, and remembers for a minute."""
+
+    async def story(hand: Hand, storage: Storage) -> None:
+        await hand.mounted(wanted(storage, mounter="rclone"))
+        before, path = devices(hand), hand.shown() / "hello"
+        file = await asyncio.to_thread(path.open, "a")
+        await rotate(hand)
+        await replaced(hand, before)
+        assert await in_thread(path.read_text) == "hello from a\n"
+        await in_thread(lambda: file.write("and more\n"))
+        await in_thread(file.close)
+        await hand.until_true(lambda: len(clients(hand)) == 1)
+        # The kernel remembers for a second by itself.
+        await asyncio.sleep(1.1)
+        assert await in_thread(path.read_text) == "hello from a\nand more\n"
 
     play(playground, story)
 
@@ -185,7 +271,7 @@ def test_a_mount_that_goes_while_files_are_open_in_an_earlier_client_leaves_noth
         await rotate(hand)
         await replaced(hand, before)
         hand.engine.set_wanted([])
-        await hand.until_true(lambda: not hand.shown().exists())
+        await hand.until_true(lambda: not devices(hand))
         assert await in_thread(reading.read) == "hello from a\n"
         await in_thread(reading.close)
         await hand.until(lambda found: not found)

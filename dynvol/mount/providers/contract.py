@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
+from signal import Signals
 from typing import Final, Protocol
 
 import msgspec
@@ -107,6 +108,8 @@ class Command(msgspec.Struct, frozen=True):
     in_kernel: bool = False
     """The program mounts and unmounts, and the kernel serves. So what is mounted may hang while the program is well, and goes on
     when it is killed."""
+    forgets_on: Signals | None = None
+    """What makes the program look anew at directories that it knows."""
     prepare: Callable[[], None] | None = None
     """Called before each start. May read and write what is in `Place.cache`, and take as long as that takes."""
 

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -78,6 +79,7 @@ def mount(
         argv=("rclone", "mount", f"{_REMOTE}:{path}", place.mountpoint, *_flags(chosen)),
         environment=_environment(place),
         files={_CONFIGURATION: _section(configuration)},
+        forgets_on=signal.SIGHUP,
         prepare=functools.partial(_prepare, place),
     )
 
