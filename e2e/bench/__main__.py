@@ -67,26 +67,25 @@ def measured(given: argparse.Namespace) -> Iterator[Figure]:
 
 
 def on_a_cluster(ground: Ground, given: argparse.Namespace, wanted: Sequence[str]) -> Iterator[Figure]:
-    rounds, cold = (3, 1) if given.short else (40, 6)
     with asyncio.Runner() as runner:
         if "calls" in wanted and isinstance(ground, LocalGround):
             machine = f"/proc/{ground.machines()[0]}/root"
-            yield from calls.measure(machine, rounds=rounds * 5, crowds=1 if given.short else 8, crowd=20 if given.short else 100)
+            rounds, crowds, crowd = (15, 1, 20) if given.short else (200, 8, 100)
+            yield from calls.measure(machine, rounds=rounds, crowds=crowds, crowd=crowd)
         for mounter in given.mounter or ("s3fs",):
-            yield from _with_pods(ground, runner, mounter, wanted, rounds=rounds, cold=cold, crowd=2 if given.short else 20)
+            yield from _with_pods(ground, runner, mounter, wanted, short=given.short)
 
 
-def _with_pods(
-    ground: Ground, runner: asyncio.Runner, mounter: str, wanted: Sequence[str], *, rounds: int, cold: int, crowd: int
-) -> list[Figure]:
+def _with_pods(ground: Ground, runner: asyncio.Runner, mounter: str, wanted: Sequence[str], *, short: bool) -> list[Figure]:
+    rounds, cold_rounds, stable = (3, 1, 0.0) if short else (40, 6, claims.STABLE)
     connected = AsyncExitStack()
     client = runner.run(connected.enter_async_context(KubeClient.connect(ground.kubectl.kubeconfig)))
     try:
         with claims.bed(ground, client, runner.run, mounter=mounter) as bed:
             return [
-                *(claims.measure(bed, rounds=rounds, cold_rounds=cold) if "claims" in wanted else ()),
-                *(writes.measure(bed, rounds=1 if rounds < 10 else 10) if "writes" in wanted else ()),
-                *((*sharing.client(bed), *sharing.measure(bed, pods=crowd)) if "sharing" in wanted else ()),
+                *(claims.measure(bed, rounds=rounds, cold_rounds=cold_rounds, stable=stable) if "claims" in wanted else ()),
+                *(writes.measure(bed, rounds=1 if short else 10) if "writes" in wanted else ()),
+                *((*sharing.client(bed), *sharing.measure(bed, pods=2 if short else 20)) if "sharing" in wanted else ()),
             ]
     finally:
         runner.run(connected.aclose())

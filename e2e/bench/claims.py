@@ -134,8 +134,8 @@ def bed(ground: Ground, client: KubeClient, api: Call, *, mounter: str) -> Itera
 # --- with dynvol
 
 
-def measure(bed: Bed, *, rounds: int, cold_rounds: int) -> list[Figure]:
-    """The mount pod of the warm figures serves another claim all the while."""
+def measure(bed: Bed, *, rounds: int, cold_rounds: int, stable: float) -> list[Figure]:
+    """The mount pod of the warm figures serves another claim all the while. A client that is killed was `stable` for so long."""
     store = bed.ground.store
     starts = _series("client by hand", rounds, lambda: byhand.start(bed.parameters, store, memory=ROOM, wanted=OBJECT))
     ends = _series("fusermount3 -u by hand", rounds, lambda: byhand.end(bed.parameters, store, memory=ROOM, wanted=OBJECT))
@@ -143,13 +143,13 @@ def measure(bed: Bed, *, rounds: int, cold_rounds: int) -> list[Figure]:
     bed.sight.readable(bed.inside("stays"))
     came, went = zip(*(_come_and_go(bed, f"warm-{number}") for number in range(rounds)), strict=True)
     coming, going = Series("warm", came), Series("gone", went)
-    killed = _series("back", max(1, rounds // 5), lambda: _killed(bed, bed.mounter, "stays"))
+    killed = _series("back", max(1, rounds // 5), lambda: _killed(bed, bed.mounter, "stays", stable))
     bed.unclaim("stays")
     bed.until_gone("stays")
     cold = _series("cold", cold_rounds, lambda: _cold(bed))
     first = _series("first", cold_rounds, lambda: _first_of_prepared(bed))
     pods = _series("a pod that is the client itself", cold_rounds, lambda: _client_alone(bed))
-    lost = _series("back", cold_rounds, lambda: _mount_pod_lost(bed))
+    lost = _series("back", cold_rounds, lambda: _mount_pod_lost(bed, stable))
     who = bed.mounter
     return [
         Figure(f"warm claim, {who}", "ms", coming, starts, "floor × 1.3 + 40 ms; p99 ≤ 3 × p50", _warm_enough),
@@ -184,10 +184,10 @@ def _come_and_go(bed: Bed, name: str) -> tuple[float, float]:
     return (came - asked) * 1000, (went - told) * 1000
 
 
-def _killed(bed: Bed, program: str, claim: str) -> float:
+def _killed(bed: Bed, program: str, claim: str, stable: float) -> float:
     """Milliseconds from the end of a program in the mount pod until an object of the claim can be read again. How long the order to
     kill it is on its way to the node is no part of it."""
-    time.sleep(STABLE)
+    time.sleep(stable)
     with ThreadPoolExecutor(max_workers=1) as killer:
         killing = killer.submit(bed.ground.kill, program, pod=bed.workload.mount_pod)
         took = bed.sight.outage(bed.inside(claim))
@@ -221,12 +221,12 @@ def _first_of_prepared(bed: Bed) -> float:
     return (came - asked) * 1000
 
 
-def _mount_pod_lost(bed: Bed) -> float:
+def _mount_pod_lost(bed: Bed, stable: float) -> float:
     """All its processes are killed, in its first life: kubelet is in no hurry with those that follow."""
     bed.until_released()
     bed.claim("lost")
     bed.sight.readable(bed.inside("lost"))
-    took = _killed(bed, "mounter", "lost")
+    took = _killed(bed, "mounter", "lost", stable)
     bed.unclaim("lost")
     bed.until_gone("lost")
     return took

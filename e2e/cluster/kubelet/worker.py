@@ -277,7 +277,8 @@ class Worker:
             delay = min(delay * 2, self._host.timing.mount_backoff_cap)
 
     async def _delete_object(self) -> None:
-        """The last word to the API server; it is waited for, but an object that is another's is left alone."""
+        """The last word to the API server, until it has taken it. That the object is another's by now comes as a 409, as other
+        things do, and is heard of by the watch too."""
         if self.pod is None:
             return
         metadata = self.pod["metadata"]
@@ -288,7 +289,7 @@ class Worker:
                 await self._host.api.delete(url, {"apiVersion": "v1", "kind": "DeleteOptions", **options})
                 return
             except ApiError as error:
-                if error.code in {404, 409}:
+                if error.code == 404:
                     return
                 log.warning("worker: not deleted pod=%s: %s", self._uid, error)
             except _AWAY as error:
@@ -310,7 +311,7 @@ class Worker:
             await self._host.api.patch(url, {"metadata": {"uid": self._uid}, "status": wanted})
         except ApiError as error:
             log.info("worker: status not written pod=%s: %s", self._uid, error)
-            return error.code in {404, 409}
+            return error.code == 404
         except _AWAY as error:
             log.info("worker: status not written pod=%s: %r", self._uid, error)
             return False

@@ -8,6 +8,9 @@ import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
 
 from e2e.cluster.api import Object, path
 from e2e.cluster.tests.conftest import Space
@@ -182,6 +185,24 @@ async def test_a_program_that_obeys_the_signal_ends_at_once(space: Space) -> Non
     begin = time.monotonic()
     await space.kubectl("delete", "pod", "p", "--wait", "--timeout=60s")
     assert time.monotonic() - begin < 10
+
+
+_NONE: Any = []
+
+
+async def test_what_the_api_server_does_not_take_the_kubelet_says_again(space: Space) -> None:
+    """A conflict, too: it is not always about an object that is another's by now."""
+    if space.cluster.has_real_apiserver:
+        pytest.skip("a real API server has no faults on demand")
+    await space.run("p", only(shell(FOREVER)))
+    await space.wait("p")
+    await space.kubectl("delete", "pod", "p", "--wait=false")
+    refusals: Any = [{"methods": ["PATCH", "DELETE"], "path": f"/{space.name}/pods/p", "status": 409, "times": 4}]
+    try:
+        await space.api.create("/debug/faults", refusals)
+        await space.kubectl("wait", "pod/p", "--for=delete", "--timeout=30s")
+    finally:
+        await space.api.create("/debug/faults", _NONE)
 
 
 async def test_a_failing_liveness_probe_restarts_the_container(space: Space) -> None:

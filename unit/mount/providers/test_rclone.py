@@ -190,3 +190,20 @@ def test_secret_keys_without_any_secret_are_refused() -> None:
     (problem,) = Rclone().validate({**wish, "anonymous": "true"})
     assert "neither the class nor the claim names a Secret" in problem
     assert Rclone().validate({"type": "http", "parameter.url": "https://host", "anonymous": "true"}) == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("couldn't list files: 401 Unauthorized: 401 Unauthorized", "AccessDenied"),
+        ("AccessDenied: Access Denied\n\tstatus code: 403, request id: 1", "AccessDenied"),
+        ("error reading https://dav:40193/403: x509: certificate signed by unknown authority", "CertificateError"),
+        ("Get https://10.0.40.13:4011/a-403/404: dial tcp 10.0.40.13:4011: connect: connection refused", "EndpointUnreachable"),
+        ("error listing: directory not found", "PathNotFound"),
+        ("status code: 404, request id: 1", "PathNotFound"),
+    ],
+)
+def test_last_words_are_understood_whatever_numbers_an_address_has(words: str, reason: str) -> None:
+    finding = Rclone().client(WEBDAV, read_only=False, credentials=KEYS).explain(words)
+    assert finding is not None
+    assert finding.reason == reason

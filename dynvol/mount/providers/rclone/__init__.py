@@ -173,6 +173,8 @@ def _path_problems(path: str) -> list[str]:
     return []
 
 
+_STATUS: Final = r"(?<![\w:./-])"
+"""Before a number that is an answer's status, and no port or part of a name."""
 _LAST_WORDS: Final = (
     (
         r"failed to (decrypt|reveal) password|input too short when revealing|base64 decode failed when revealing",
@@ -180,7 +182,8 @@ _LAST_WORDS: Final = (
         "a password in {whose} is not in rclone's form; store what `rclone obscure` makes of it",
     ),
     (
-        r"401|403|[Uu]nauthorized|[Ff]orbidden|unable to authenticate|530 |AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId",
+        rf"{_STATUS}(40[13]|530)\b|[Uu]nauthorized|[Ff]orbidden|unable to authenticate"
+        r"|AccessDenied|SignatureDoesNotMatch|InvalidAccessKeyId",
         "AccessDenied",
         "{where} refuses the credentials in {whose}, or what they ask for; correct them",
     ),
@@ -197,7 +200,7 @@ _LAST_WORDS: Final = (
         "the certificate of {where} is not trusted; add its authority to the Secret as `ca.crt`",
     ),
     (
-        r"directory not found|NoSuchBucket|404",
+        rf"directory not found|NoSuchBucket|{_STATUS}404\b",
         "PathNotFound",
         "the path does not exist at {where}; create it, or correct the claim",
     ),
