@@ -38,7 +38,7 @@ from .leftovers import Leftovers, look
 from .matching import BY_NAMESPACE, claim_decides, class_decides, pod_decides, reaching, selected
 from .namesakes import Superseded, expect_same
 from .room import Load, memory_limit
-from .status import Problem, Serving, Standing, leftover, node_entries, pod_mount, same_entries, stamped, standing
+from .status import Problem, Serving, Standing, is_ordinary_step, leftover, node_entries, pod_mount, same_entries, stamped, standing
 from .turns import Turns
 from .view import BY_CLAIM_UID, BY_CLASS, BY_UID, Instruments, NodeView, reported, told
 
@@ -48,6 +48,8 @@ RELEASED_AFTER: Final = 600.0
 """Seconds for which a deleted claim waits for data that cannot be uploaded."""
 LOOK_AGAIN: Final = 10.0
 """Seconds between looks at what has not been uploaded yet."""
+LEISURE: Final = 1.0
+"""Seconds for which an entry need not say how far a mount is on its way, in or out: mostly it has come or gone by then."""
 REMAINS_CHECK: Final = 1.0
 """Seconds between looks at what a mount pod that is no more has left mounted."""
 _TOO_MANY_PODS: Final = (
@@ -96,6 +98,8 @@ class ClaimReporter:
         """(claim uid, pod uid) → since when, on the loop's clock, a mount has been missing; for the metric."""
         self._said: dict[str, tuple[PodMount, ...]] = {}
         """Claim's uid → what was last applied, until the cache shows it."""
+        self._under_way_since: dict[str, float] = {}
+        """Claim's uid → since when, on the loop's clock, that is all there is to say anew of it."""
         self._unseen = Expectations(view.claims)
         self._turns = Turns()
         """Claim's uid → held while its entries are worked out and written, so that older ones never land on newer ones."""
@@ -198,7 +202,7 @@ class ClaimReporter:
         async with self._turn(claim) as current:
             if any(entry.uid == pod_uid for entry in self._shown(current)):
                 return
-            written = await self._publish(current)
+            written = await self._publish(current, *await self._worked_out(current))
         if written is not None and written.metadata.deleting:
             raise Superseded(f"claim {claim.metadata.key} is being deleted")
 
@@ -211,7 +215,10 @@ class ClaimReporter:
             return DONE
         with contextlib.suppress(Superseded):
             async with self._turn(claim) as current:
-                await self._publish(current)
+                had, entries = await self._worked_out(current)
+                if (patience := self._patience(current, had, entries)) > 0.0:
+                    return RequeueAfter(patience)
+                await self._publish(current, had, entries)
                 # No event tells that time has passed, or that a file has arrived.
                 if any(entry.reason == UNFLUSHED for entry in self._shown(current)):
                     return RequeueAfter(LOOK_AGAIN)
@@ -221,9 +228,10 @@ class ClaimReporter:
         return DONE
 
     def _forget_the_gone(self) -> None:
-        spoken_of = self._said.keys() | {uid for uid, _ in self._wanted_since}
+        spoken_of = self._said.keys() | self._under_way_since.keys() | {uid for uid, _ in self._wanted_since}
         gone = {uid for uid in spoken_of if not self._view.claims.store.by_index(BY_UID, uid)}
         self._said = {uid: said for uid, said in self._said.items() if uid not in gone}
+        self._under_way_since = {uid: since for uid, since in self._under_way_since.items() if uid not in gone}
         self._wanted_since = {pair: since for pair, since in self._wanted_since.items() if pair[0] not in gone}
 
     @contextlib.asynccontextmanager
@@ -244,15 +252,28 @@ class ClaimReporter:
         self._said.pop(uid, None)
         return node_entries(claim.status, self._view.node)
 
-    async def _publish(self, claim: DynamicVolumeClaim) -> DynamicVolumeClaim | None:
+    async def _worked_out(self, claim: DynamicVolumeClaim) -> tuple[dict[str, PodMount], tuple[PodMount, ...]]:
+        """This node's entries as the claim has them, by pod, and as they should be."""
+        had = {entry.uid: entry for entry in self._shown(claim)}
+        return had, await self._with_leftovers(claim, self.entries(claim, had=had), had=had)
+
+    def _patience(self, claim: DynamicVolumeClaim, had: Mapping[str, PodMount], entries: Sequence[PodMount]) -> float:
+        """Seconds for which nothing need be written, since all that is new of the entries is how far mounts are on their way."""
+        uid, at = claim.metadata.uid, asyncio.get_running_loop().time()
+        news = [(had.get(entry.uid), entry) for entry in entries if entry != had.get(entry.uid)]
+        if not news or len(had) > len(entries) or not all(old is not None and is_ordinary_step(old, new) for old, new in news):
+            self._under_way_since.pop(uid, None)
+            return 0.0
+        return self._under_way_since.setdefault(uid, at) + LEISURE - at
+
+    async def _publish(
+        self, claim: DynamicVolumeClaim, had: Mapping[str, PodMount], entries: tuple[PodMount, ...]
+    ) -> DynamicVolumeClaim | None:
         """Applies this node's entries if they differ from what the claim shows; tells the user of changes by events.
 
         None where there is nothing to apply. Raises Superseded if the claim is gone, or another one by now.
         """
-        shown = self._shown(claim)
-        had = {entry.uid: entry for entry in shown}
-        entries = await self._with_leftovers(claim, self.entries(claim, had=had), had=had)
-        if same_entries(entries, shown):
+        if same_entries(entries, had.values()):
             return None
         written = await self._apply(claim, entries)
         self._said[claim.metadata.uid] = entries

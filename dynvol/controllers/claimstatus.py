@@ -37,7 +37,7 @@ log = logs.get(__name__)
 
 FIELD_MANAGER: Final = "dynvol-leader"
 FIRST_SUM: Final = 1.0
-"""Seconds for which a new claim need not say that its mounts are on their way: a warm mount pod takes less to bring them."""
+"""Seconds for which a claim need not say that its mounts are on their way, in or out: a warm mount pod takes less for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,9 @@ class ClaimStatusController:
     def __init__(self, view: LeaderView, *, client: KubeClient, instruments: Instruments) -> None:
         self._view = view
         self._client = client
-        self._new: dict[str, tuple[str, float]] = {}
-        """Claim's key → its uid, and since when, on the loop's clock, that is all there is to say of it. Saves a write, no more."""
+        self._brief: dict[str, tuple[str, float]] = {}
+        """Claim's key → its uid, and since when, on the loop's clock, all there is to say is that its mounts are on their way, in
+        or out. Saves a write, no more."""
         self.controller: Final[Controller] = instruments.controller("claim-status", self.reconcile, workers=4)
         self.controller.watch(view.claims, lambda claim: [claim.metadata.key])
         self.controller.watch(view.pods, self._claims_that_reach, when=pod_decides)
@@ -87,7 +88,7 @@ class ClaimStatusController:
         """1. Drop what vanished nodes said. 2. Let a deleted claim go when no pod has it. 3. Sum up."""
         claim = self._view.claims.store.get(key)
         if claim is None:
-            self._new.pop(key, None)
+            self._brief.pop(key, None)
             return DONE
         try:
             if await self._drop_vanished(claim):
@@ -143,14 +144,15 @@ class ClaimStatusController:
         return DONE
 
     def _patience(self, claim: DynamicVolumeClaim, status: ClaimStatus) -> float:
-        """Seconds for which the first sum may wait for a better one."""
+        """Seconds for which the first sum of a claim that is new, or that has been deleted, may wait for a better one."""
         key, uid, at = claim.metadata.key, claim.metadata.uid, asyncio.get_running_loop().time()
-        known, since = self._new.get(key, ("", at))
-        if claim.status.observed_generation or not _is_under_way(status):
-            self._new.pop(key, None)
+        known, since = self._brief.get(key, ("", at))
+        going = claim.metadata.deleting and not any(entry.reason for entry in claim.status.pods)
+        if not going and (claim.status.observed_generation or not _is_under_way(status)):
+            self._brief.pop(key, None)
             return 0.0
-        self._new[key] = uid, since if known == uid else at
-        return self._new[key][1] + FIRST_SUM - at
+        self._brief[key] = uid, since if known == uid else at
+        return self._brief[key][1] + FIRST_SUM - at
 
 
 def _is_under_way(status: ClaimStatus) -> bool:

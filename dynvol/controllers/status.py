@@ -239,6 +239,16 @@ def node_entries(status: ClaimStatus, node: str) -> tuple[PodMount, ...]:
     return tuple(entry for entry in status.pods if entry.node == node)
 
 
+def is_ordinary_step(old: PodMount, new: PodMount) -> bool:
+    """Whether all that has changed is how far a mount is, in the ordinary way, on its way in or out."""
+    if old.observed_generation != new.observed_generation or new.reason not in _ORDINARY_STEPS:
+        return False
+    if new.phase == Phase.UNMOUNTING:
+        return old.phase != Phase.UNMOUNTING
+    on_its_way = (Phase.PENDING, Phase.MOUNTING)
+    return old.phase in on_its_way and new.phase in on_its_way and old.reason in _ORDINARY_STEPS
+
+
 def same_entries(one: Iterable[PodMount], other: Iterable[PodMount]) -> bool:
     return {e.uid: e for e in one} == {e.uid: e for e in other}
 

@@ -128,7 +128,7 @@ class Feed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(patience if patience < math.inf else None):
                         await self._engine.newer_than(version)
-                await asyncio.sleep(max(_SETTLE, self._must_wait()))
+                await asyncio.sleep(max(0.0 if self._is_waited_for() else _SETTLE, self._must_wait()))
             except PodGone as problem:
                 _log.info("no one to report to", error=str(problem))
                 await asyncio.sleep(_LAST_PAUSE)
@@ -170,6 +170,11 @@ class Feed:
         if before is not None:
             return report != before
         return report.phase not in _ORDINARY or bool(report.reason) or report.restarts > 0
+
+    def _is_waited_for(self) -> bool:
+        """Whether something is to go, and shows until that has been reported."""
+        leaving = (report for report in self._engine.reports() if report.phase is Phase.UNMOUNTING)
+        return any((said := self._said.get(report.key)) is None or said.phase is not Phase.UNMOUNTING for report in leaving)
 
     def _must_wait(self) -> float:
         """Seconds until one more report is within the limit."""

@@ -58,9 +58,10 @@ def give(hand: Hand, secret: str, key: Key) -> None:
 def secret_files(hand: Hand) -> list[tuple[str, str]]:
     """What each client was given to read, by its mount's source. Those of one that fails come and go."""
     found: list[tuple[str, str]] = []
-    for path in Path(hand.stage.run, "secrets").rglob("*"):
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-            found.append((path.parent.name.partition("~")[0], path.read_text()))
+    for folder, _, names_in_it in os.walk(f"{hand.stage.run}/secrets"):
+        for name in names_in_it:
+            with contextlib.suppress(FileNotFoundError):
+                found.append((os.path.basename(folder).partition("~")[0], Path(folder, name).read_text()))
     return found
 
 
