@@ -40,6 +40,8 @@ NOTHING: Mapping[str, Any] = {}
 OBJECT = "readme"
 STABLE = Timing().stable + 0.5
 """Seconds between kills: a client that dies again sooner is started again with growing pauses."""
+PREPARED = 2.0
+"""Seconds that a mount pod has been ready for when its first claim comes."""
 ROOM = 128 << 20
 """Bytes of memory that the class grants."""
 
@@ -206,12 +208,13 @@ def _cold(bed: Bed) -> float:
 
 
 def _first_of_prepared(bed: Bed) -> float:
-    """Of a class whose mount pods are there when the pods are."""
+    """Of a class whose mount pods are there when the pods are: its own start, and what kubelet says of that, is over."""
     parameter = {"spec": {"parameters": {names.MOUNT_POD_PARAMETER: names.PREPARED}}}
     bed.until_released()
     bed.api(bed.client.merge_patch(CLASSES, bed.mounter, parameter))
     until(lambda: not bed._misses(PODS, bed.workload.mount_pod, SYSTEM))
     bed.ground.kubectl.within(SYSTEM).wait(f"pod/{bed.workload.mount_pod}", condition="condition=Ready")
+    time.sleep(PREPARED)
     asked = bed.claim("first")
     came = bed.sight.readable(bed.inside("first"))
     bed.unclaim("first")
