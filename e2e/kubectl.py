@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Manifest = Mapping[str, Any]
 SHORT_LIVED = {"GOGC": "off", "GOMEMLIMIT": "256MiB", "GOMAXPROCS": "1"}
-"""For Go programs that end before their garbage matters, or a second thread helps: a third of a kubectl's time would go into that."""
+"""For Go programs that end before their garbage matters, or a second thread helps: a third of a kubectl goes into these."""
 
 
 class KubectlError(AssertionError):
