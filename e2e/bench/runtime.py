@@ -38,7 +38,7 @@ async def _among_nodes(server: Server, short: bool) -> list[Figure]:
     async with server() as kubeconfig:
         if short:
             return await crowd.among_nodes(kubeconfig, sizes=(1, 3), seconds=1.0, rest=3.0)
-        return await crowd.among_nodes(kubeconfig, sizes=(10, 20, 40, 80), seconds=20.0, rest=40.0)
+        return await crowd.among_nodes(kubeconfig, sizes=(4, 8, 16), seconds=20.0, rest=40.0)
 
 
 async def _start(server: Server, short: bool) -> list[Figure]:
